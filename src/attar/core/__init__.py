@@ -1,0 +1,1 @@
+"""Name the nouns: protocols and frozen data classes, no algorithm."""

@@ -1,0 +1,211 @@
+"""Promise what each kind of part does: the protocols that the catalogue's entries keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+from attar.core.examples import Examples
+from attar.core.prompt import TextPrompt
+from attar.core.rows import Rows
+from attar.settings import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+Signal = Literal["logits", "hard"]
+"""What a teacher can give and an objective can need: scores of every choice, or the chosen class alone."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Hold examples with the tensors a student reads.
+
+    Args:
+        examples: the examples, in row order; a teacher answers these.
+        inputs: argument name -> tensor, for the student's forward.
+        targets: ``(examples,)`` int64 hard targets; `attar.core.examples.UNKNOWN` where there is none.
+    """
+
+    examples: Examples
+    inputs: Mapping[str, torch.Tensor]
+    targets: torch.Tensor
+
+    @property
+    def keys(self) -> torch.Tensor:
+        """Return the examples' content keys as a tensor ``(examples,)``."""
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(self.examples.keys))
+
+
+@dataclass
+class Model:
+    """Hold a network with what turns examples into its inputs.
+
+    Args:
+        module: the network.
+        kind: the registered kind of student that saves and loads it.
+        processor: tokenizer for text; None for images.
+        facts: what the kind needs to save it again (shape, source, names of labels).
+    """
+
+    module: torch.nn.Module
+    kind: str
+    processor: Any = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+class StudentKind(Protocol):
+    """Make, save and load models of one kind; what it saves loads in the library of its field.
+
+    Args:
+        settings: the recipe's ``student`` or ``teacher`` keys.
+    """
+
+    def make(self, settings: Any, weights: Path | None, labels: Sequence[str], shape: Sequence[int]) -> Model:
+        """Return a new model, from pretrained ``weights`` or from a size.
+
+        Args:
+            settings: how to make it.
+            weights: folder of pretrained weights, if any.
+            labels: names of the classes.
+            shape: shape of one input, ``(channels, height, width)``; empty for text.
+        """
+
+    def save(self, model: Model, folder: Path) -> None:
+        """Write the model as files that ``load`` and its field's library read."""
+
+    def load(self, folder: Path) -> Model:
+        """Read a model that ``save`` wrote."""
+
+
+class Task(Protocol):
+    """Turn batches into rows and rows into metrics."""
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+
+    def collate(self, model: Model, examples: Examples) -> Batch:
+        """Turn examples into a batch that ``model`` reads."""
+
+    def rows(self, model: Model, batch: Batch) -> Rows:
+        """Return what the model says of the batch: one row for each decision."""
+
+    def length(self, model: Model, examples: Examples) -> np.ndarray:
+        """Return the cost of each example ``(examples,)``, for length-bucketed batches; equal costs for images."""
+
+
+class Teacher(Protocol):
+    """Answer examples.
+
+    ``gives`` names the signals; ``fingerprint`` is equal only for teachers that answer every example equally
+    (weights, tokenizer, prompt, precision).
+    """
+
+    gives: frozenset[Signal]
+    fingerprint: str
+
+    def answer(self, examples: Examples) -> Rows:
+        """Return the teacher's rows for these examples, in their order, without gradient."""
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Hold a loss and the parts it is the sum of.
+
+    Args:
+        total: scalar with gradient, a mean over row weights.
+        parts: name -> detached value, before its weight.
+    """
+
+    total: torch.Tensor
+    parts: Mapping[str, float | torch.Tensor]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """Compare the student's rows with a target; mean over row weights; temperature with its T² factor."""
+
+    needs: ClassVar[frozenset[Signal]]
+
+    def __call__(self, student: Rows, teacher: Rows | None, targets: torch.Tensor) -> Loss:
+        """Return the loss of ``student`` against ``teacher`` (same keys, same order) or hard ``targets`` ``(rows,)``."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say what a compression step did.
+
+    Args:
+        step: its registered name.
+        before: facts before it (parameters, vocabulary, bytes).
+        after: the same facts after it.
+        notes: sentences for the report.
+    """
+
+    step: str
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+class Compressor(Protocol):
+    """Make a model smaller; what it leaves loads in plain `transformers`, `timm` or `torchvision`."""
+
+    at: ClassVar[Literal["model", "export"]]
+    """Where it works: on the trained model, or on the exported graph."""
+    tasks: ClassVar[frozenset[str]]
+    needs_calibration: ClassVar[bool]
+    Settings: ClassVar[type[Settings]]
+
+
+class PromptSearch(Protocol):
+    """Look for a prompt: ask for one, tell its scores; the state is JSON, so the journal can hold it."""
+
+    def ask(self) -> tuple[TextPrompt, int, int] | None:
+        """Return a prompt and the block of examples to score it on ``(prompt, first, last)``, or None at the end."""
+
+    def tell(self, prompt: TextPrompt, first: int, last: int, scores: np.ndarray) -> None:
+        """Take the prompt's label scores ``(last - first, labels)``."""
+
+    def state(self) -> dict[str, Any]:
+        """Return all that was learned, as JSON values."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Hold a measured value with what it was measured under.
+
+    Args:
+        value: the value.
+        unit: its unit, for example ``"ms"``.
+        n: how many single measurements it stands on.
+        spread: half the distance between the 10th and 90th percentile, in the same unit.
+        conditions: device, threads, precision, batch, length, warm-up: what must be equal to compare.
+    """
+
+    value: float
+    unit: str
+    n: int
+    spread: float
+    conditions: Mapping[str, Any]
+
+    def ratio_to(self, other: Measurement) -> float:
+        """Return ``self.value / other.value``.
+
+        Raises:
+            ValueError: the two were measured under different conditions.
+        """
+        different = {
+            name: (self.conditions.get(name), other.conditions.get(name))
+            for name in {*self.conditions, *other.conditions}
+            if self.conditions.get(name) != other.conditions.get(name)
+        }
+        if self.unit != other.unit or different:
+            raise ValueError(f"measurements of different conditions cannot be compared: {different or self.unit}")
+        return self.value / other.value

@@ -1,0 +1,1 @@
+"""Keep results: content-keyed artifacts, the run's journal and its lock. Files and JSON; knows no model."""

@@ -80,8 +80,8 @@ class StudentKind(Protocol):
     def save(self, model: Model, folder: Path) -> None:
         """Write the model as files that ``load`` and its field's library read."""
 
-    def load(self, folder: Path) -> Model:
-        """Read a model that ``save`` wrote."""
+    def load(self, folder: Path, facts: dict[str, Any]) -> Model:
+        """Read a model that ``save`` wrote; ``facts`` are the model's own."""
 
 
 class Task(Protocol):

@@ -78,6 +78,6 @@ class TextPrompt:
 
     @property
     def forward_id(self) -> str:
-        """Return a short id of what the model reads: prompts that differ only in calibration or name share it."""
-        parts = {k: v for k, v in self.to_json().items() if k not in ("calibration", "name")}
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8")).hexdigest()[:16]
+        """Return a short id of what the model reads: prompts that differ in nothing the model sees share it."""
+        read = self.messages("{text}") if self.chat else self.render("{text}")
+        return hashlib.sha256(json.dumps([self.chat, read]).encode("utf-8")).hexdigest()[:16]

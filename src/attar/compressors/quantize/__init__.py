@@ -1,0 +1,1 @@
+"""Quantize exported graphs, one file a scheme."""

@@ -1,0 +1,1 @@
+"""Write models for other runtimes, one file a format."""

@@ -1,0 +1,148 @@
+"""Run an exported bundle with onnxruntime and tokenizers alone: no torch, no transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attar.errors import AttarError
+from attar.store.files import folder_bytes, read_json, sha256_file, write_json
+
+CARD = "bundle.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Hold what a bundle says of one example.
+
+    Args:
+        label: the most probable label.
+        probability: its probability.
+        scores: label -> probability.
+    """
+
+    label: str
+    probability: float
+    scores: Mapping[str, float]
+
+
+def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write ``bundle.json`` with the checksums of all other files; it is written last, so a bundle that has it is whole.
+
+    Args:
+        folder: the bundle's folder.
+        facts: task, labels, input settings, precision, conditions.
+    """
+    files = {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.name != CARD}
+    write_json(folder / CARD, {"schema": SCHEMA, **facts, "files": files})
+
+
+class Bundle:
+    """Answer examples from a bundle's files.
+
+    Examples are run one at a time: dynamic quantization scales a whole batch together, so only single examples
+    answer the same whatever their neighbors are, and as they were measured.
+
+    Args:
+        folder: a folder with ``bundle.json``.
+        threads: threads of the runtime; 0 leaves the choice to it.
+
+    Raises:
+        AttarError: the folder is no bundle, or a file of it is damaged.
+    """
+
+    def __init__(self, folder: Path, threads: int = 0) -> None:
+        if not (folder / CARD).is_file():
+            raise AttarError(f"{folder} is no bundle: it has no {CARD}. Give a run's folder, or its bundle folder.")
+        self.folder = folder
+        self.card: dict[str, Any] = read_json(folder / CARD)
+        for name, sha256 in self.card["files"].items():
+            if not (folder / name).is_file() or sha256_file(folder / name) != sha256:
+                raise AttarError(f"{folder / name} is damaged: its content is not what was exported. Export it again.")
+        self.labels: tuple[str, ...] = tuple(self.card["labels"])
+        self._session = _session(folder / self.card["model"], threads)
+        self._tokenizer = _tokenizer(folder, self.card) if self.card["input"]["kind"] == "text" else None
+
+    @property
+    def bytes(self) -> int:
+        """Return the bytes of all files that answering needs."""
+        return folder_bytes(self.folder)
+
+    def scores(self, inputs: Sequence[str] | np.ndarray) -> np.ndarray:
+        """Return logits ``(examples, labels)``.
+
+        Args:
+            inputs: texts, or uint8 images ``(examples, channels, height, width)``.
+        """
+        if len(inputs) == 0:
+            return np.zeros((0, len(self.labels)), np.float32)
+        return np.concatenate([self._session.run(None, self._feed(one))[0] for one in inputs])
+
+    def length(self, one: str | np.ndarray) -> int:
+        """Return how many tokens the model reads of a text; 1 for an image."""
+        return 1 if self._tokenizer is None else len(self._tokenizer.encode(one).ids)
+
+    def answer(self, inputs: Sequence[str] | np.ndarray) -> list[Answer]:
+        """Return the label and all probabilities of each example."""
+        answers = []
+        for row in self.scores(inputs).astype(np.float64):
+            exponent = np.exp(row - row.max())
+            probabilities = exponent / exponent.sum()
+            best = int(probabilities.argmax())
+            named = {label: float(p) for label, p in zip(self.labels, probabilities, strict=True)}
+            answers.append(Answer(self.labels[best], float(probabilities[best]), named))
+        return answers
+
+    def read_image(self, path: Path) -> np.ndarray:
+        """Return an image file as uint8 ``(channels, height, width)`` in the size the model reads.
+
+        Raises:
+            AttarError: the file is no image.
+        """
+        from PIL import Image, UnidentifiedImageError
+
+        channels, height, width = self.card["input"]["shape"]
+        try:
+            with Image.open(path) as picture:
+                sized = picture.convert("L" if channels == 1 else "RGB").resize((width, height))
+        except (OSError, UnidentifiedImageError) as error:
+            raise AttarError(f"{path} cannot be read as an image: {error}.") from error
+        pixels = np.asarray(sized, np.uint8)
+        return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+    def _feed(self, one: Any) -> dict[str, np.ndarray]:
+        if self._tokenizer is not None:
+            encoded = self._tokenizer.encode(one)
+            return {
+                "input_ids": np.array([encoded.ids], np.int64),
+                "attention_mask": np.array([encoded.attention_mask], np.int64),
+            }
+        settings = self.card["input"]
+        pixels = (one[None].astype(np.float32) / 255.0 - settings["mean"]) / settings["std"]
+        return {"pixel_values": pixels.astype(np.float32)}
+
+
+def _session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has no public base class for its errors
+        raise AttarError(f"{path} cannot be loaded by onnxruntime: {str(error).splitlines()[0]}") from error
+
+
+def _tokenizer(folder: Path, card: Mapping[str, Any]) -> Any:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(int(card["input"]["max_length"]))
+    return tokenizer

@@ -1,0 +1,1 @@
+"""Compare the student's rows with a target, one file an objective."""

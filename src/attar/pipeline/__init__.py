@@ -1,0 +1,1 @@
+"""Read a recipe, plan it and execute it."""

@@ -1,0 +1,1 @@
+"""Search for prompts: ask for one, tell its scores."""

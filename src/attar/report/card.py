@@ -1,0 +1,144 @@
+"""Write a run's model card: a README with the front matter that model hubs read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from attar.report.facts import final_model, items, mapping, mappings, metric_name, number, text
+from attar.report.formats import metric_title, number_text
+from attar.report.html import fact_text
+from attar.report.mermaid import summary_mermaid
+from attar.report.predict import predict_command
+from attar.report.tables import headline, model_cells, verdict_line, verdict_meaning
+
+_LABELS_NAMED = 20
+_HUB_TASKS = frozenset({"text-classification", "image-classification", "text-generation", "object-detection"})
+
+
+def markdown_escape(words: str) -> str:
+    r"""Write text so that Markdown shows it as it is, also inside a table.
+
+    Example:
+        >>> print(markdown_escape("a|b <i> *c* [d](e)"))
+        a\|b &lt;i> \*c\* [d\](e)
+    """
+    plain = " ".join(words.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\|*_`]|\](?=[(\[:]))", r"\\\1", plain)
+
+
+def _front_matter(summary: Mapping[str, Any]) -> str:
+    task, metric, final = text(summary.get("task")), metric_name(summary), final_model(summary)
+    tags = ["attar", "knowledge-distillation", "model-compression"]
+    if final and "onnx" in final.runtime.lower():
+        tags.append("onnx")
+    if final and final.precision.lower().startswith(("int", "uint")):
+        tags.append("quantized")
+    facts: dict[str, Any] = {}
+    if text(summary.get("license")):  # a license that nobody named is left out, never guessed
+        facts["license"] = text(summary.get("license"))
+    if task in _HUB_TASKS:
+        facts["pipeline_tag"] = task
+    if metric:
+        facts["metrics"] = [metric]
+    return f"---\n{yaml.safe_dump({**facts, 'tags': tags}, sort_keys=False, allow_unicode=True)}---"
+
+
+def _table(header: list[str], rows: list[list[str]], right: int) -> str:
+    rule = ["---" if column < len(header) - right else "---:" for column in range(len(header))]
+    lines = [header, rule, *([markdown_escape(cell) for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _models(summary: Mapping[str, Any]) -> str:
+    keys = ("quality", "bytes", "smaller", "p50", "faster", "parameters", "rss", "precision")
+    rows = [
+        [cells["name"] + (f" ({cells['title']})" if cells["title"] else ""), *(cells[key] for key in keys)]
+        for cells in model_cells(summary)
+    ]
+    metric = markdown_escape(metric_title(metric_name(summary)))
+    header = ["model", metric, "size", "smaller", "median time", "faster", "parameters", "peak memory", "precision"]
+    return "## Results\n\n" + _table(header, rows, len(keys)) if rows else ""
+
+
+def _verdict(summary: Mapping[str, Any]) -> str:
+    parts = [f"**{markdown_escape(verdict_line(summary))}**", markdown_escape(verdict_meaning(summary))]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _conditions(summary: Mapping[str, Any]) -> str:
+    facts = [(text(key), fact_text(text(key), value)) for key, value in mapping(summary.get("conditions")).items()]
+    final = final_model(summary)
+    if final and final.latency:
+        said = ", ".join(f"{key} {fact_text('', value)}" for key, value in final.latency.items())
+        facts.append(("latency", said))
+    lines = [f"- {markdown_escape(key)}: {markdown_escape(value)}" for key, value in facts]
+    return "## Measured under\n\n" + "\n".join(lines) if lines else ""
+
+
+def _use(summary: Mapping[str, Any]) -> str:
+    names = [markdown_escape(text(label)) for label in items(summary.get("labels"))]
+    more = f" and {len(names) - _LABELS_NAMED} more" if len(names) > _LABELS_NAMED else ""
+    labels = ", ".join(names[:_LABELS_NAMED]) + more
+    examples = mapping(summary.get("examples"))
+    counts = ", ".join(f"{number_text(number(count))} {text(name)}" for name, count in examples.items())
+    lines = [
+        f"For {text(summary.get('task')) or 'the task of its recipe'}"
+        f"{f' into {labels}' if labels else ''}, on data like the data it was distilled on"
+        f"{f' ({counts} examples)' if counts else ''}.",
+        "It answers with one of its labels whatever it is given: it has no answer for \"none of these\". It "
+        "repeats its teacher's mistakes where no human label corrected them. Its quality on other data, other "
+        "languages or for groups of people has not been measured: measure it before it decides anything about people.",
+    ]
+    return "## Intended use and limits\n\n" + "\n\n".join(lines)
+
+
+def _pipeline(summary: Mapping[str, Any]) -> str:
+    graph = summary_mermaid(summary)
+    return f"## How it was made\n\n```mermaid\n{graph}\n```" if graph else ""
+
+
+def _checks(summary: Mapping[str, Any]) -> str:
+    rows = [
+        f"- {'passed' if entry.get('passed') else 'FAILED'}: {markdown_escape(text(entry.get('name')))}, "
+        + markdown_escape(fact_text("", entry.get("value")))
+        + (f" (rule: {markdown_escape(text(entry.get('rule')))})" if entry.get("rule") else "")
+        for key in ("preflight", "checks")
+        for entry in mappings(summary.get(key))
+    ]
+    return "## Checks\n\n" + "\n".join(rows) if rows else ""
+
+
+def card(summary: Mapping[str, Any]) -> str:
+    """Return a run's model card as Markdown with YAML front matter.
+
+    Args:
+        summary: a run's summary; whatever it lacks is left out.
+
+    Example:
+        >>> print(card({"name": "reviews"}).splitlines()[0])
+        ---
+    """
+    name = text(summary.get("name"))
+    predict = (
+        "## How to use it\n\n```sh\n" + predict_command(summary) + "\n```\n\n"
+        "The `bundle` folder is all that this needs: it answers without PyTorch."
+    )
+    made = f"Made by attar {text(summary.get('attar'))}".rstrip() + "; every number and plot is in `report.html`."
+    parts = [
+        _front_matter(summary),
+        f"# {markdown_escape(name) or 'A distilled model'}",
+        markdown_escape(headline(summary)),
+        _verdict(summary),
+        _models(summary),
+        predict,
+        _use(summary),
+        _pipeline(summary),
+        _checks(summary),
+        _conditions(summary),
+        made,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -1,0 +1,236 @@
+"""Write a run's report: one HTML file that opens without a network, plots and all."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from attar.report.facts import (
+    best_prompts,
+    color,
+    estimate,
+    final_model,
+    items,
+    mapping,
+    mappings,
+    metric_name,
+    models,
+    number,
+    text,
+)
+from attar.report.formats import MISSING, bytes_text, count_text, metric_title, number_text, seconds_text
+from attar.report.mermaid import mermaid_svg, summary_mermaid
+from attar.report.plots import figures
+from attar.report.plotting import CONFIG, figure_json
+from attar.report.predict import predict_command
+from attar.report.tables import headline, model_cells, verdict_line, verdict_meaning
+from attar.store.files import write_bytes
+
+_UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?B|ms|s|min|h|points|times|[kMGTP]?FLOPs)\b|%)")
+
+
+def together(words: str) -> str:
+    r"""Keep a number and its unit on one line.
+
+    Example:
+        >>> together("13.4 MB is small") == "13.4\u00a0MB is small"
+        True
+    """
+    return _UNIT.sub("\u00a0", words)
+
+
+def fact_text(name: str, value: Any) -> str:
+    """Write a fact of a compression step or of the conditions as its name asks.
+
+    Example:
+        >>> fact_text("bytes", 2_000_000), fact_text("vocabulary", 30522), fact_text("torch", "2.14.1")
+        ('2.00 MB', '30,522', '2.14.1')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(fact_text(name, part) for part in value) or MISSING
+    amount = number(value)
+    if amount is None:
+        return text(value) or MISSING
+    if name.endswith("bytes"):
+        return bytes_text(amount)
+    return count_text(amount) if name == "parameters" else number_text(amount)
+
+
+def _steps(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    steps = []
+    for entry in mappings(summary.get("compress")):
+        before, after = mapping(entry.get("before")), mapping(entry.get("after"))
+        facts = [
+            (text(key), fact_text(text(key), before.get(key)), fact_text(text(key), after.get(key)))
+            for key in dict.fromkeys([*before, *after])
+        ]
+        notes = [text(note) for note in items(entry.get("notes"))]
+        steps.append({"name": text(entry.get("step")) or MISSING, "facts": facts, "notes": notes})
+    return steps
+
+
+def _prompt(entry: Mapping[str, Any], metric: str, how: str) -> dict[str, Any] | None:
+    if not entry:
+        return None
+    facts = {
+        "words": ", ".join(f"“{text(word)}”" for word in items(entry.get("words"))),
+        "chat template": fact_text("", entry["chat"]) if "chat" in entry else "",
+        "demonstrations": fact_text("", entry.get("demonstrations")) if "demonstrations" in entry else "",
+        "tokens": number_text(number(entry.get("tokens"))) if "tokens" in entry else "",
+        "calibration": fact_text("", entry["calibration"]) if entry.get("calibration") else "",
+    }
+    return {
+        "how": how,
+        "name": text(entry.get("name")),
+        "template": text(entry.get("template")) or MISSING,
+        "quality": estimate(entry.get("quality")).show(metric),
+        "facts": {key: value for key, value in facts.items() if value},
+    }
+
+
+def _prompts(summary: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    prompt = mapping(summary.get("prompt"))
+    teacher, student = mapping(prompt.get("teacher")), mapping(prompt.get("student"))
+    pair = [_prompt(mapping(teacher.get(key)), metric, key) for key in ("before", "after")]
+    tried = [
+        {
+            "name": text(entry.get("name")) or MISSING,
+            "template": text(entry.get("template")),
+            "words": ", ".join(text(word) for word in items(entry.get("words"))) or MISSING,
+            "score": estimate({**entry, "value": entry.get("score")}).show(metric),
+            "n": number_text(number(entry.get("n"))),
+            "tokens": number_text(number(entry.get("tokens"))),
+            "left": text(entry.get("left")) or MISSING,
+        }
+        for entry in best_prompts(summary)
+    ]
+    kept = "" if "kept" not in student else "kept" if student.get("kept") else "not kept"
+    why = text(student.get("why"))
+    return {
+        "pair": [one for one in pair if one],
+        "criterion": text(teacher.get("criterion")),
+        "tried": tried,
+        "student": f"{kept}{': ' if kept and why else ''}{why}",
+    }
+
+
+def _checks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "when": when,
+            "name": text(entry.get("name")) or MISSING,
+            "value": fact_text("", entry.get("value")),
+            "rule": text(entry.get("rule")),
+            "passed": entry.get("passed"),
+        }
+        for when, key in (("before training", "preflight"), ("after export", "checks"))
+        for entry in mappings(summary.get(key))
+    ]
+
+
+def _timings(summary: Mapping[str, Any]) -> dict[str, list[str]]:
+    timings: dict[str, list[str]] = {}
+    for model in models(summary):
+        said = [f"{text(key)} {fact_text('', value)}" for key, value in model.latency.items()]
+        if said:
+            timings.setdefault(", ".join([*said, model.runtime or MISSING]), []).append(model.name)
+    return timings
+
+
+def _conditions(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    facts = [(text(key), fact_text(text(key), value)) for key, value in mapping(summary.get("conditions")).items()]
+    examples = mapping(summary.get("examples"))
+    if examples:
+        said = ", ".join(f"{number_text(number(count))} {text(name)}" for name, count in examples.items())
+        facts.append(("examples", said))
+    if items(summary.get("gold")):
+        facts.append(("splits with human labels", fact_text("", summary.get("gold"))))
+    facts += [(f"times of {', '.join(who)}", said) for said, who in _timings(summary).items()]
+    peak = number(summary.get("peak_rss_bytes"))
+    return facts if peak is None else [*facts, ("peak memory of the whole run", bytes_text(peak))]
+
+
+def _seconds(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(text(name), seconds_text(number(value))) for name, value in mapping(summary.get("seconds")).items()]
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("attar.report", "templates"),
+        autoescape=True,  # labels, prompts and notes are a user's text
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["together"] = together
+    return environment
+
+
+def _trusted(made: str) -> Markup:
+    return Markup(made)  # noqa: S704 (attar's own markup, in which every word of a user is escaped already)
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
+
+
+def render(summary: Mapping[str, Any]) -> str:
+    """Return a run's report as one HTML page that loads nothing from elsewhere.
+
+    Args:
+        summary: a run's summary; whatever it lacks is shown as "–" or left out.
+
+    Returns:
+        The page; about 5 MB with plots, because the plotting library is inside.
+    """
+    plots = {name: _trusted(figure_json(figure)) for name, figure in figures(summary).items()}
+    graph, metric, final = summary_mermaid(summary), metric_name(summary), final_model(summary)
+    return _environment().get_template("report.html.j2").render(
+        name=text(summary.get("name")) or "run",
+        task=text(summary.get("task")),
+        version=text(summary.get("attar")),
+        headline=headline(summary),
+        verdict=text(mapping(summary.get("verdict")).get("result")),
+        verdict_line=verdict_line(summary),
+        verdict_meaning=verdict_meaning(summary),
+        metric=metric_title(metric),
+        models=[{**cells, "color": color(cells["name"])} for cells in model_cells(summary)],
+        final=final.name if final else "",
+        plots=plots,
+        prompts=_prompts(summary, metric),
+        steps=_steps(summary),
+        checks=_checks(summary),
+        mermaid=graph,
+        picture=_trusted(mermaid_svg(graph)) if graph else "",
+        conditions=_conditions(summary),
+        seconds=_seconds(summary),
+        predict=predict_command(summary),
+        plotly=_trusted(_plotly()) if plots else "",
+        config=_trusted(json.dumps(CONFIG)),
+    )
+
+
+def write(summary: Mapping[str, Any], path: Path) -> None:
+    """Write a run's report as one HTML file.
+
+    Args:
+        summary: a run's summary.
+        path: the file to write; its folder is made.
+
+    Raises:
+        AttarError: the file cannot be written.
+    """
+    write_bytes(path, render(summary).encode("utf-8"))

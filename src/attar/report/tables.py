@@ -1,0 +1,222 @@
+"""Show runs in the terminal: models, prompts, two runs side by side, and a list of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from attar.report.compare import compare_rows
+from attar.report.facts import (
+    best_prompts,
+    dominated,
+    estimate,
+    final_model,
+    higher_is_better,
+    items,
+    mapping,
+    metric_name,
+    model_named,
+    models,
+    number,
+    ratio,
+    speedup,
+    text,
+)
+from attar.report.formats import (
+    MISSING,
+    bytes_text,
+    count_text,
+    flops_text,
+    metric_title,
+    ms_text,
+    number_text,
+    points_text,
+    ratio_text,
+    seconds_text,
+)
+from attar.report.words import headline, verdict_line, verdict_meaning
+
+__all__ = [
+    "compare_table",
+    "headline",
+    "model_cells",
+    "models_table",
+    "prompts_table",
+    "runs_table",
+    "verdict_line",
+    "verdict_meaning",
+]
+
+
+def _table(title: str, left: Sequence[str], right: Sequence[str] = ()) -> Table:
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold", pad_edge=False)
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right", overflow="fold")  # a narrow terminal folds a value, it hides no digit
+    return table
+
+
+def _add(table: Table, cells: Sequence[str], style: str = "") -> None:
+    # As Text, because brackets of an interval or of a user's label are no markup.
+    table.add_row(*(Text(cell) for cell in cells), style=style or None)
+
+
+def _caption(table: Table, words: str) -> None:
+    table.caption, table.caption_justify = Text(words), "left"
+
+
+def _fitting(rows: Sequence[Mapping[str, str]], drop: Sequence[str], width: int | None) -> list[str]:
+    """Return the columns of ``rows`` to show: those of ``drop`` go first to last until the rest fits ``width``."""
+    wide = {key: max(len(key), *(len(row[key]) for row in rows)) + 3 for key in (rows[0] if rows else ())}
+    for key in drop:
+        if width is None or sum(wide.values()) <= width:
+            break
+        wide.pop(key, None)
+    return list(wide)
+
+
+def model_cells(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the cells of the models' table: one mapping a model, every value written for people.
+
+    Keys: name, title, quality, parameters, bytes, smaller, p50, faster, flops, rss, precision, runtime, dominated
+    (``"dominated"`` or empty). Times smaller and faster are against the teacher.
+
+    Example:
+        >>> model_cells({"models": [{"name": "student", "bytes": 1_000_000}]})[0]["bytes"]
+        '1.00 MB'
+    """
+    found, base = models(summary), model_named(summary, "teacher")
+    beaten = dominated(found, higher_is_better(summary))
+    return [
+        {
+            "name": model.name or MISSING,
+            "title": model.title,
+            "quality": model.quality.show(metric_name(summary)),
+            "parameters": count_text(model.get("parameters")),
+            "bytes": bytes_text(model.get("bytes")),
+            "smaller": ratio_text(ratio(base.get("bytes"), model.get("bytes")) if base else None),
+            "p50": ms_text(model.get("p50")),
+            "faster": ratio_text(speedup(model, base)),
+            "flops": flops_text(model.get("flops")),
+            "rss": bytes_text(model.get("peak_rss_bytes")),
+            "precision": model.precision or MISSING,
+            "runtime": model.runtime or MISSING,
+            "dominated": "dominated" if model.name in beaten else "",
+        }
+        for model in found
+    ]
+
+
+def models_table(summary: Mapping[str, Any], width: int | None = None) -> Table:
+    """Show the models of a run: quality with its interval, size, time and memory.
+
+    Args:
+        summary: a run's summary.
+        width: characters of the terminal; where they are few, less important columns are left out.
+
+    Example:
+        >>> models_table({"models": [{"name": "student"}]}).row_count
+        1
+    """
+    titles = {"quality": metric_title(metric_name(summary)), "flops": "FLOPs", "rss": "peak RSS", "name": "model"}
+    keys = ("name", "quality", "bytes", "smaller", "p50", "faster", "parameters", "flops", "rss", "precision")
+    found = model_cells(summary)
+    rows = [
+        {titles.get(key, key): cells[key] + (" *" if key == "name" and cells["dominated"] else "") for key in keys}
+        for cells in found
+    ]
+    shown = _fitting(rows, ("FLOPs", "precision", "parameters", "peak RSS"), width) or [titles["name"]]
+    table = _table(text(summary.get("name")), shown[:1], shown[1:])
+    final = final_model(summary)
+    for cells, row in zip(found, rows, strict=True):
+        _add(table, [row[key] for key in shown], "bold" if final and cells["name"] == final.name else "")
+    if any(cells["dominated"] for cells in found):
+        _caption(table, "* another model is at least as good, as small and as fast")
+    return table
+
+
+def prompts_table(summary: Mapping[str, Any]) -> Table:
+    """Show the prompts that were tried on the teacher: the winner first, then from the best score down.
+
+    Args:
+        summary: a run's summary.
+
+    Example:
+        >>> prompts_table({}).row_count
+        0
+    """
+    teacher = mapping(mapping(summary.get("prompt")).get("teacher"))
+    metric = metric_name(summary)
+    table = _table(text(teacher.get("criterion")), ("prompt", "words"), ("score", "n", "tokens", "left"))
+    for entry in best_prompts(summary):
+        score = estimate({**entry, "value": entry.get("score")})
+        words = ", ".join(text(word) for word in items(entry.get("words")))
+        left = text(entry.get("left")) or MISSING
+        cells = [text(entry.get("name")) or MISSING, words or MISSING, score.show(metric), number_text(score.n)]
+        _add(table, [*cells, number_text(number(entry.get("tokens"))), left], "bold" if left == "won" else "")
+    return table
+
+
+def compare_table(first: Mapping[str, Any], second: Mapping[str, Any]) -> Table:
+    """Show two runs side by side; what was measured under different conditions is shown but not compared.
+
+    Args:
+        first: the summary to compare with.
+        second: the summary that is compared.
+
+    Returns:
+        A table whose last column is the second run against the first. Where conditions differ it shows "–", and the
+        caption names both values of each condition that differs.
+    """
+    compared = compare_rows(first, second)
+    table = _table("", ("model", "measure"), (*compared.names, "change"))
+    last = ""
+    for row in compared.rows:
+        if last and row.model != last:
+            table.add_section()
+        _add(table, [row.model if row.model != last else "", row.measure, row.first, row.second, row.change])
+        last = row.model
+    if compared.notes:
+        _caption(table, "\n".join(compared.notes))
+    return table
+
+
+def _run_cells(summary: Mapping[str, Any]) -> dict[str, str]:
+    final, metric, verdict = final_model(summary), metric_name(summary), mapping(summary.get("verdict"))
+    difference, low, high = (number(verdict.get(key)) for key in ("difference", "low", "high"))
+    return {
+        "run": text(summary.get("name")) or MISSING,
+        "task": text(summary.get("task")) or MISSING,
+        "metric": metric_title(metric) if metric else MISSING,
+        "quality": final.quality.show(metric) if final else MISSING,
+        "bytes": bytes_text(final.get("bytes") if final else None),
+        "p50": ms_text(final.get("p50") if final else None),
+        "verdict": text(verdict.get("result")) or MISSING,
+        "difference": points_text(difference, low, high, metric),
+        "took": seconds_text(number(mapping(summary.get("seconds")).get("total"))),
+    }
+
+
+def runs_table(summaries: Sequence[Mapping[str, Any]], width: int | None = None) -> Table:
+    """Show a list of runs, one line each: the model that each hands over.
+
+    Args:
+        summaries: the runs' summaries.
+        width: characters of the terminal; where they are few, less important columns are left out.
+
+    Example:
+        >>> runs_table([{"name": "reviews"}, {}]).row_count
+        2
+    """
+    rows = [_run_cells(summary) for summary in summaries]
+    shown = _fitting(rows, ("took", "metric", "difference", "task"), width) or ["run"]
+    words = [key for key in shown if key in ("run", "task", "metric")]
+    table = _table("", words, [key for key in shown if key not in words])
+    for row in rows:
+        _add(table, [row[key] for key in shown])
+    return table

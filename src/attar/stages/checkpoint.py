@@ -1,0 +1,117 @@
+"""Save and restore training: weights, optimizer, history; tensors as safetensors, the rest as JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attar.errors import AttarError
+from attar.optional import lazy
+from attar.store.files import disk_errors, read_json, remove, sync_folder, write_json
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+
+
+@dataclass
+class Progress:
+    """Say how far training is.
+
+    Args:
+        step: steps done.
+        history: rows for the learning curve.
+        best: the best validation so far: ``(score, -loss)`` and its step.
+        stale: validations since then.
+    """
+
+    step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: list[float] | None = None
+    best_step: int = 0
+    stale: int = 0
+
+
+def save_checkpoint(folder: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """Write a checkpoint beside the old one, rename it into place, then remove the old one."""
+    with disk_errors(folder):
+        new = folder / f"step-{progress.step}.tmp"
+        remove(new)
+        new.mkdir(parents=True)
+        _save(new / "model.safetensors", dict(module.state_dict()))
+        _save(new / "optimizer.safetensors", _flatten(optimizer.state_dict()["state"]))
+        write_json(new / "progress.json", asdict(progress))
+        target = folder / f"step-{progress.step}"
+        remove(target)
+        os.replace(new, target)
+        sync_folder(folder)
+    for old in folder.glob("step-*"):
+        if old != target:
+            remove(old)
+
+
+def load_checkpoint(folder: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Restore the newest checkpoint of a folder into module and optimizer; without one, start at step 0.
+
+    Raises:
+        AttarError: the checkpoint does not fit the model.
+    """
+    found = sorted((p for p in folder.glob("step-*") if p.suffix != ".tmp"), key=lambda p: int(p.name.split("-")[1]))
+    if not found:
+        return Progress()
+    newest = found[-1]
+    from safetensors.torch import load_file
+
+    try:
+        module.load_state_dict(load_file(newest / "model.safetensors"), strict=False)
+        state = optimizer.state_dict()
+        state["state"] = _unflatten(load_file(newest / "optimizer.safetensors"))
+        optimizer.load_state_dict(state)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise AttarError(f"The checkpoint {newest} does not fit. Remove it to train from the start.") from error
+    return Progress(**read_json(newest / "progress.json"))
+
+
+def save_best(folder: Path, module: torch.nn.Module) -> None:
+    """Write the best weights so far, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / ".best.tmp"
+    with disk_errors(folder):
+        _save(beside, dict(module.state_dict()))
+        os.replace(beside, folder / "best.safetensors")
+
+
+def load_best(folder: Path, module: torch.nn.Module) -> None:
+    """Restore the weights of `save_best`."""
+    from safetensors.torch import load_file
+
+    module.load_state_dict(load_file(folder / "best.safetensors"), strict=False)
+
+
+def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    seen: set[int] = set()
+    own: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.numel() and tensor.data_ptr() in seen:  # tied weights are one tensor; loading restores both names
+            continue
+        seen.add(tensor.data_ptr())
+        own[name] = tensor.detach().contiguous()
+    save_file(own, path)
+
+
+def _flatten(state: Mapping[Any, Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    return {f"{index}.{name}": torch.as_tensor(value) for index, parts in state.items() for name, value in parts.items()}
+
+
+def _unflatten(tensors: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, part = name.partition(".")
+        state.setdefault(int(index), {})[part] = tensor
+    return state

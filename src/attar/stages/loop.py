@@ -1,0 +1,222 @@
+"""Train: the one loop, for teachers, students, controls and recovery."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from attar.core.examples import UNKNOWN, Examples
+from attar.core.nouns import Loss, Model, Objective, Task, Teacher
+from attar.core.rows import Rows
+from attar.log import progress as progress_bar
+from attar.optional import lazy
+from attar.seeds import derive
+from attar.stages.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
+from attar.stages.device import choose_device, choose_precision, precision_name
+from attar.stages.schedule import Schedule, TrainSettings
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Hold what a model is taught.
+
+    Args:
+        task: turns examples into rows.
+        train: the examples, with the hard targets to use as their labels.
+        validation: the examples that choose the best step, with their hard targets.
+        objective: compares rows with the teacher's, or with hard targets.
+        teacher: answers for the objective; None if it needs hard targets alone.
+    """
+
+    task: Task
+    train: Examples
+    validation: Examples
+    objective: Objective
+    teacher: Teacher | None = None
+
+
+@dataclass
+class Outcome:
+    """Hold what training gave.
+
+    Args:
+        history: one row a logged step: step, epoch, loss, learning_rate, and validation where it was looked at.
+        best_step: the step whose weights were kept.
+        steps: optimizer steps done.
+        precision: of matrix products.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_step: int = 0
+    steps: int = 0
+    precision: str = "float32"
+
+
+def loss_of(lesson: Lesson, model: Model, examples: Examples) -> tuple[Loss, Rows]:
+    """Return the objective's loss on some examples, with the model's rows."""
+    batch = lesson.task.collate(model, examples)
+    rows = lesson.task.rows(model, batch)
+    said = None
+    if lesson.teacher is not None and "logits" in lesson.objective.needs:
+        answer = lesson.teacher.answer(examples)
+        device = rows.key.device
+        said = Rows(answer.key.to(device), answer.weight.to(device), answer.dense().to(device))
+        if not torch.equal(said.key, rows.key):
+            raise ValueError("the teacher's rows are not those of the student: their keys differ")
+    return lesson.objective(rows, said, batch.targets.to(rows.key.device)), rows
+
+
+def accumulate(
+    lesson: Lesson, model: Model, examples: Examples, micro: int, backward: Callable[[torch.Tensor], Any]
+) -> tuple[float, float]:
+    """Add the gradient of the summed loss of a batch, in micro-batches.
+
+    Each micro-batch's mean is multiplied by its own row weight, so the sum over micro-batches, divided by the
+    weight of all, is the mean over the batch however it was split.
+
+    Returns:
+        The summed loss, and the summed weight of rows.
+    """
+    summed, weight = 0.0, 0.0
+    for first in range(0, len(examples), micro):
+        loss, rows = loss_of(lesson, model, examples.take(np.arange(first, min(first + micro, len(examples)))))
+        own = rows.weight.sum().detach()
+        backward(loss.total * own)
+        summed += float(loss.total.detach() * own)
+        weight += float(own)
+    return summed, weight
+
+
+class Trainer:
+    """Train a model on a lesson, in one process or in many (accelerate).
+
+    Everything random is a function of the seed and the step, and every step a function of the weights before it:
+    a run killed at any instant goes on from its last checkpoint to the weights of an undisturbed one.
+
+    Args:
+        model: is trained in place.
+        lesson: what to teach.
+        settings: see `TrainSettings`.
+        seed: of order and dropout.
+        work: folder for checkpoints.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    def __init__(
+        self, model: Model, lesson: Lesson, settings: TrainSettings, seed: int, work: Path, device: str = "auto"
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.lesson, self.settings, self.seed, self.work = lesson, settings, seed, work
+        self.accelerator = Accelerator(cpu=choose_device(device).type == "cpu")
+        self.dtype = choose_precision(settings.precision, self.accelerator.device)
+        self.schedule = Schedule(lesson.task.length(model, lesson.train), settings, seed)
+        self.module, self.optimizer = self.accelerator.prepare(model.module, _optimizer(model.module, settings))
+        self.plain: torch.nn.Module = self.accelerator.unwrap_model(self.module)
+        self.model = replace(model, module=self.module)
+
+    def run(self, title: str) -> Outcome:
+        """Train to the end and leave the best weights in the model.
+
+        Args:
+            title: for the progress bar.
+        """
+        state = load_checkpoint(self.work, self.plain, self.optimizer)
+        saved = time.monotonic()
+        with progress_bar(title, self.schedule.steps, state.step) as bar:
+            while state.step < self.schedule.steps and not self._stops(state):
+                row = self._step(state.step)
+                state.step += 1
+                if self.schedule.validates(state.step - 1):
+                    row |= self._validate(state)
+                if "validation" in row or state.step % max(1, self.schedule.steps // 100) == 0:
+                    state.history.append(row)
+                bar.advance(1, f"loss {row['loss']:.3f}")
+                if time.monotonic() - saved >= self.settings.checkpoint_seconds:
+                    self._save(state)
+                    saved = time.monotonic()
+        self._save(state)
+        load_best(self.work, self.plain)
+        self.plain.eval()
+        return Outcome(state.history, state.best_step, state.step, precision_name(self.dtype))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def _stops(self, state: Progress) -> bool:
+        return self.settings.patience is not None and state.stale >= self.settings.patience
+
+    def _save(self, state: Progress) -> None:
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.work, self.plain, self.optimizer, state)
+
+    def _step(self, step: int) -> dict[str, float]:
+        self.module.train()
+        torch.manual_seed(derive(self.seed, "step", step, self.accelerator.process_index))
+        mine = self.schedule.batch(step)[self.accelerator.process_index :: self.accelerator.num_processes]
+        micro = self.settings.micro_batch_size or self.settings.batch_size
+        with self._autocast():
+            loss, weight = accumulate(self.lesson, self.model, self.lesson.train.take(mine), micro, self.accelerator.backward)
+        loss, weight = self._over_processes(loss, weight)
+        scale = self.accelerator.num_processes / weight  # processes average their gradients; the loss is one mean
+        for parameter in self.module.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale)
+        self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip)
+        rate = self.schedule.rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        epoch = (step + 1) / self.schedule.steps_per_epoch
+        return {"step": step + 1, "epoch": round(epoch, 4), "loss": loss / weight, "learning_rate": rate}
+
+    def _over_processes(self, loss: float, weight: float) -> tuple[float, float]:
+        if self.accelerator.num_processes == 1:
+            return loss, weight
+        both = self.accelerator.reduce(torch.tensor([loss, weight], device=self.accelerator.device), reduction="sum")
+        return float(both[0]), float(both[1])
+
+    def _validate(self, state: Progress) -> dict[str, float]:
+        accuracy, loss = self._score(self.lesson.validation)
+        if state.best is None or [accuracy, -loss] > state.best:
+            state.best, state.best_step, state.stale = [accuracy, -loss], state.step, 0
+            if self.accelerator.is_main_process:
+                save_best(self.work, self.plain)
+        else:
+            state.stale += 1
+        return {"validation": accuracy, "validation_loss": loss}
+
+    def _score(self, examples: Examples) -> tuple[float, float]:
+        self.module.eval()
+        order = np.argsort(-self.lesson.task.length(self.model, examples), kind="stable")
+        right, loss, count = 0.0, 0.0, 0
+        with torch.inference_mode(), self._autocast():
+            for first in range(0, len(order), 64):
+                batch = self.lesson.task.collate(self.model, examples.take(order[first : first + 64]))
+                scores = self.lesson.task.rows(self.model, batch).dense().float()
+                targets = batch.targets.to(scores.device)
+                known = targets != UNKNOWN
+                right += float((scores.argmax(-1) == targets)[known].sum())
+                loss += float(torch.nn.functional.cross_entropy(scores[known], targets[known], reduction="sum"))
+                count += int(known.sum())
+        return right / max(1, count), loss / max(1, count)
+
+
+def _optimizer(module: torch.nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    free = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in free if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in free if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)

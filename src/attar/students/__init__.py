@@ -1,0 +1,1 @@
+"""Make, save and load models, one file a kind."""

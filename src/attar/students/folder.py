@@ -1,0 +1,57 @@
+"""Make, save and load any student by its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attar import catalog
+from attar.core.nouns import Model
+from attar.errors import AttarError
+from attar.store.files import read_json, write_json
+from attar.students.settings import ModelSettings
+
+CARD = "attar.json"
+
+
+def kind_of(settings: ModelSettings) -> str:
+    """Return the registered kind of the model that the settings ask for.
+
+    Example:
+        >>> kind_of(ModelSettings(model="timm:resnet18"))
+        'timm'
+    """
+    if settings.build is not None:
+        return "net"
+    scheme = str(settings.model).partition(":")[0]
+    return scheme if scheme in ("timm", "torchvision") else "transformers"
+
+
+def make(settings: ModelSettings, weights: Path | None, labels: Sequence[str], shape: Sequence[int]) -> Model:
+    """Return a new model; see `attar.core.nouns.StudentKind.make`."""
+    model: Model = catalog.entry("student", kind_of(settings))().make(settings, weights, labels, shape)
+    return model
+
+
+def save(model: Model, folder: Path) -> None:
+    """Write a model and the card that `load` needs into a folder, which is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    catalog.entry("student", model.kind)().save(model, folder)
+    write_json(folder / CARD, {"schema": 1, "kind": model.kind, "facts": model.facts})
+
+
+def load(folder: Path) -> Model:
+    """Read a model that `save` wrote, in evaluation mode.
+
+    Raises:
+        AttarError: the folder is not a student's, or its files do not fit.
+    """
+    card = read_json(folder / CARD)
+    kind: Any = catalog.entry("student", card["kind"])()
+    try:
+        model: Model = kind.load(folder, dict(card["facts"]))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise AttarError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
+    model.module.eval()
+    return model

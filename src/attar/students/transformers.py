@@ -1,0 +1,136 @@
+"""Make classifiers of `transformers`: pretrained encoders, LMs or vision models, whole or by some of their layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attar.core.nouns import Model
+from attar.errors import AttarError
+from attar.optional import lazy
+from attar.students.settings import ModelSettings, choose_layers
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+
+
+class TransformersStudent:
+    """Make, save and load sequence and image classifiers that plain `transformers` reads."""
+
+    def make(self, settings: ModelSettings, weights: Path | None, labels: Sequence[str], shape: Sequence[int]) -> Model:
+        """Return a classifier with a new head (torch's seed decides it).
+
+        Raises:
+            AttarError: the folder holds no model that can classify, or has fewer layers than asked for.
+        """
+        if weights is None:
+            raise AttarError("A transformers model needs `model`: where its weights are.")
+        module = _load(weights, settings, labels, image=bool(shape))
+        if settings.layers is not None:
+            keep_layers(module, settings.layers)
+        facts: dict[str, Any] = {"labels": list(labels), "shape": list(shape)}
+        if shape:
+            return Model(module, "transformers", None, {**facts, "mean": 0.5, "std": 0.5})
+        tokenizer = load_tokenizer(weights)
+        module.config.pad_token_id = tokenizer.pad_token_id
+        longest = getattr(module.config, "max_position_embeddings", None) or settings.max_length
+        return Model(module, "transformers", tokenizer, {**facts, "max_length": min(settings.max_length, int(longest))})
+
+    def save(self, model: Model, folder: Path) -> None:
+        """Write a folder that ``AutoModelFor...Classification.from_pretrained`` reads."""
+        model.module.save_pretrained(folder)  # type: ignore[operator]
+        if model.processor is not None:
+            model.processor.save_pretrained(folder)
+
+    def load(self, folder: Path, facts: dict[str, Any]) -> Model:
+        """Read the classifier that `save` wrote."""
+        from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
+
+        family = AutoModelForImageClassification if facts["shape"] else AutoModelForSequenceClassification
+        tokenizer = None if facts["shape"] else load_tokenizer(folder)
+        return Model(family.from_pretrained(folder), "transformers", tokenizer, facts)
+
+
+def _load(weights: Path, settings: ModelSettings, labels: Sequence[str], image: bool) -> Any:
+    from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
+
+    family = AutoModelForImageClassification if image else AutoModelForSequenceClassification
+    shared = {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: place for place, label in enumerate(labels)},
+        "trust_remote_code": settings.trust_remote_code,
+    }
+    try:
+        if not settings.pretrained:
+            return family.from_config(AutoConfig.from_pretrained(weights, **shared))
+        return family.from_pretrained(
+            weights, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True, **shared
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise AttarError(f"{weights} cannot be loaded as a classifier by transformers: {reason}") from error
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the fast tokenizer of a model folder, with a padding token.
+
+    Raises:
+        AttarError: the folder has no tokenizer that transformers can read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise AttarError(f"{folder} has no tokenizer that transformers can read: {str(error).splitlines()[0]}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def layer_list(module: torch.nn.Module) -> tuple[torch.nn.Module, str, torch.nn.ModuleList]:
+    """Find the stack of layers of a transformer.
+
+    Returns:
+        The module that holds the stack, the attribute's name, and the stack.
+
+    Raises:
+        AttarError: no list of modules is as long as the configuration's ``num_hidden_layers``.
+    """
+    count = getattr(module.config, "num_hidden_layers", None)
+    for holder in module.modules():
+        for name, child in holder.named_children():
+            if isinstance(child, torch.nn.ModuleList) and len(child) == count:
+                return holder, name, child
+    raise AttarError(f"`layers` cannot be used with {type(module).__name__}: it has no single stack of layers.")
+
+
+def keep_layers(module: torch.nn.Module, wanted: int | tuple[int, ...]) -> tuple[int, ...]:
+    """Keep some layers of a transformer, in place; it saves and loads as a shallower model of the same kind.
+
+    Args:
+        module: the model.
+        wanted: see `attar.students.settings.choose_layers`.
+
+    Returns:
+        The layers kept.
+    """
+    holder, name, stack = layer_list(module)
+    try:
+        kept = choose_layers(wanted, len(stack))
+    except ValueError as error:
+        raise AttarError(f"layers cannot be kept: {error}.") from error
+    setattr(holder, name, torch.nn.ModuleList([stack[i] for i in kept]))
+    for place, layer in enumerate(getattr(holder, name)):
+        for part in layer.modules():
+            if hasattr(part, "layer_idx"):  # where the layer's keys and values lie in a cache
+                part.layer_idx = place
+    module.config.num_hidden_layers = len(kept)
+    if getattr(module.config, "layer_types", None):
+        module.config.layer_types = [module.config.layer_types[i] for i in kept]
+    return kept

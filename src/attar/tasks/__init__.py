@@ -1,0 +1,1 @@
+"""Turn examples into rows and rows into metrics, one file a task."""

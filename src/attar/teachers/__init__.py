@@ -1,0 +1,1 @@
+"""Answer examples, one file a way to answer."""

@@ -69,7 +69,8 @@ class _Lines:
         self._spoke = now
         rate = (self._done - self._first) / (now - self._begin)
         left = (self._total - self._done) / rate if rate else 0.0
-        say(f"  {self._title}: {self._done}/{self._total}, {rate:.1f}/s, {left:.0f} s left{'  ' + note if note else ''}")
+        beside = f"  {note}" if note else ""
+        say(f"  {self._title}: {self._done}/{self._total}, {rate:.1f}/s, {left:.0f} s left{beside}")
 
 
 @contextmanager

@@ -131,10 +131,12 @@ class Loss:
 class Objective(Protocol):
     """Compare the student's rows with a target; mean over row weights; temperature with its T² factor."""
 
-    needs: ClassVar[frozenset[Signal]]
+    @property
+    def needs(self) -> frozenset[Signal]:
+        """Return the signals it compares with."""
 
     def __call__(self, student: Rows, teacher: Rows | None, targets: torch.Tensor) -> Loss:
-        """Return the loss of ``student`` against ``teacher`` (same keys, same order) or hard ``targets`` ``(rows,)``."""
+        """Return the loss of ``student`` against ``teacher`` (same keys, same order) or ``targets (rows,)``."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class TextPrompt:
-    """Hold a text prompt for a classifier made of a language model.
+    r"""Hold a text prompt for a classifier made of a language model.
 
     Args:
         template: text with ``{text}`` where the example stands; it may name ``{options}``, the label words in a
@@ -23,8 +23,8 @@ class TextPrompt:
         name: a short name for tables.
 
     Example:
-        >>> TextPrompt("Review: {text}\\nSentiment:", ("bad", "good")).render("Fits well.")
-        'Review: Fits well.\\nSentiment:'
+        >>> TextPrompt("Review: {text}\nSentiment:", ("bad", "good")).render("Fits well.")
+        'Review: Fits well.\nSentiment:'
     """
 
     template: str

@@ -32,13 +32,14 @@ class Answer:
 
 
 def write_card(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write ``bundle.json`` with the checksums of all other files; it is written last, so a bundle that has it is whole.
+    """Write ``bundle.json`` with the checksums of all other files: last, so a bundle that has it is whole.
 
     Args:
         folder: the bundle's folder.
         facts: task, labels, input settings, precision, conditions.
     """
-    files = {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file() and p.name != CARD}
+    others = [p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / CARD]
+    files = {p.relative_to(folder).as_posix(): sha256_file(p) for p in others}
     write_json(folder / CARD, {"schema": SCHEMA, **facts, "files": files})
 
 

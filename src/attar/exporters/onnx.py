@@ -53,7 +53,8 @@ class OnnxExporter:
                     verbose=False,
                 )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise AttarError(f"The {model.kind} model cannot be exported to ONNX: {str(error).splitlines()[0]}") from error
+            reason = str(error).splitlines()[0]
+            raise AttarError(f"The {model.kind} model cannot be exported to ONNX: {reason}") from error
         if program is None:
             raise AttarError(f"The {model.kind} model cannot be exported to ONNX: the exporter gave no graph.")
         program.save(str(path))

@@ -43,7 +43,7 @@ class ForwardKL:
     class Settings(Settings):
         """Set the softening of both distributions."""
 
-        temperature: float = Field(2.0, gt=0, le=1000, description="divides both sides' logits; > 1 shows the small ones")
+        temperature: float = Field(2.0, gt=0, le=1000, description="divides both logits; > 1 shows the small ones")
 
     def __init__(self, settings: ForwardKL.Settings) -> None:
         self.settings = settings
@@ -55,6 +55,8 @@ class ForwardKL:
         temperature = self.settings.temperature
         log_student = torch.log_softmax(student.dense().float() / temperature, dim=-1)
         log_teacher = torch.log_softmax(teacher.dense().float() / temperature, dim=-1)
-        divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=-1)
+        p = log_teacher.exp()
+        # a choice that the teacher rules out (-inf) adds 0, not 0 x infinity
+        divergence = torch.where(p > 0, p * (log_teacher - log_student), 0.0).sum(dim=-1)
         loss = weighted_mean(divergence, student.weight) * temperature**2
         return Loss(loss, {"forward_kl": loss.detach()})

@@ -29,16 +29,16 @@ class PromptSettings(Settings):
     """Set the teacher's prompt and the search for a better one."""
 
     template: str = Field(PLAIN, description="the recipe's own prompt, with {text} where the example stands")
-    input: str = Field("text", min_length=1, description="what an example is called in the bank's templates: review, mail")
+    input: str = Field("text", min_length=1, description="what an example is called in the templates: review, mail")
     target: str = Field("label", min_length=1, description="what the label is called there: sentiment, topic")
     words: Mapping[str, str | tuple[str, ...]] | None = Field(
         None, description="label -> its word, or several variants to try; the label's name by default"
     )
     chat: bool = Field(False, description="put the recipe's own prompt in the tokenizer's chat template")
     templates: tuple[str, ...] = Field((), description="further templates to try, as running text")
-    search: Literal["bank", "none"] = Field("bank", description="race a bank of prompts, or take the recipe's own")
+    search: Literal["bank", "none"] = Field("bank", description="race a bank, or take the recipe's own prompt")
     calibration: Literal["auto", "none", "batch"] = Field("auto", description="auto tries both")
-    demonstrations: int = Field(4, ge=0, le=16, description="most solved examples a prompt may show (needs gold on train)")
+    demonstrations: int = Field(4, ge=0, le=16, description="most solved examples a prompt shows (needs gold on train)")
     block: int = Field(32, ge=8, description="validation examples a prompt is scored on before the next elimination")
     max_tokens: int = Field(256, ge=8, description="tokens of an example that the teacher reads")
 
@@ -68,7 +68,8 @@ def word_variants(settings: PromptSettings, labels: Sequence[str]) -> list[tuple
             raise AttarError(f"prompt words must name every label once: labels are {list(labels)}, got {list(given)}.")
         columns = [(word,) if isinstance(word, str) else tuple(word) for word in (given[label] for label in labels)]
         if len({len(column) for column in columns}) != 1 or not columns[0]:
-            raise AttarError(f"prompt words must give every label equally many variants, got {[len(c) for c in columns]}.")
+            counts = [len(column) for column in columns]
+            raise AttarError(f"prompt words must give every label equally many variants, got {counts}.")
         variants = list(zip(*columns, strict=True))
     capital = tuple(word[:1].upper() + word[1:] for word in variants[0])
     return [*variants, *([] if capital in variants else [capital])]

@@ -31,7 +31,8 @@ def encode(tokenizer: Any, prompt: TextPrompt, text: str) -> list[int]:
         return list(tokenizer(prompt.render(text)).input_ids)
     if tokenizer.chat_template is None:
         raise AttarError(
-            f"The prompt '{prompt.name}' asks for chat, but the teacher's tokenizer has no chat template. Set chat: false."
+            f"The prompt '{prompt.name}' asks for chat, but the teacher's tokenizer has no chat template. "
+            "Set chat: false."
         )
     rendered = tokenizer.apply_chat_template(prompt.messages(text), tokenize=False, add_generation_prompt=True)
     return list(tokenizer(rendered, add_special_tokens=False).input_ids)
@@ -69,7 +70,7 @@ def common_prefix(sequences: Sequence[Sequence[int]]) -> int:
         >>> common_prefix([[1, 2], [1, 2]])
         1
     """
-    low, high = min(sequences), max(sequences)
+    low, high = min(map(list, sequences)), max(map(list, sequences))  # all others lie between the two
     shared = 0
     limit = min(len(sequence) for sequence in sequences) - 1
     while shared < limit and low[shared] == high[shared]:
@@ -148,7 +149,7 @@ class LabelWordScorer:
         return text[: ids.offset_mapping[self.max_tokens - 1][1]]
 
     def _prefix(self, sequences: Sequence[Sequence[int]]) -> tuple[int, Any]:
-        """Return how many tokens all share, with their keys and values, kept from the last call where they still fit."""
+        """Return how many tokens all share, with their keys and values: the last call's where they still fit."""
         ids, kept = self._kept
         fits = bool(ids) and all(len(s) > len(ids) and list(s[: len(ids)]) == ids for s in sequences)
         shared = common_prefix(sequences) if len(sequences) > 1 else 0
@@ -172,14 +173,14 @@ class LabelWordScorer:
             past = copy.deepcopy(prefix)
             past.batch_repeat_interleave(len(rests))
         self.token_forwards += tokens.numel()
-        states = self.model.base_model(
+        states: torch.Tensor = self.model.base_model(
             input_ids=tokens.to(self.model.device), past_key_values=past, use_cache=past is not None
         ).last_hidden_state
         last = torch.tensor([len(rest) - 1 for rest in rests], device=states.device)
         return states[torch.arange(len(rests), device=states.device), last]
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = self.model.get_output_embeddings()(hidden)
+        logits: torch.Tensor = self.model.get_output_embeddings()(hidden)
         config = self.model.config
         scale = getattr(config, "logit_scale", None)  # Cohere multiplies,
         if scale is not None:

@@ -100,8 +100,10 @@ def _self_teaching(model: Model, lesson: Lesson) -> list[Check]:
         loss.backward()
         gradient = float(scores.grad.abs().max()) if scores.grad is not None else 0.0
         name = type(term).__name__
-        seen = f"loss {float(loss):.1e}, gradient {gradient:.1e}"
-        checks.append(Check(f"student := teacher gives loss and gradient 0 ({name})", abs(float(loss)) < 1e-5 and gradient < 1e-5, seen))
+        value = abs(float(loss.detach()))
+        passed = value < 1e-5 and gradient < 1e-5
+        seen = f"loss {value:.1e}, gradient {gradient:.1e}"
+        checks.append(Check(f"student := teacher gives loss and gradient 0 ({name})", passed, seen))
     return checks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ def record(teacher: Teacher, splits: Mapping[str, Examples], work: Path, content
         teacher: is asked once for each example.
         splits: name -> examples.
         work: folder where finished shards wait for the rest; a continued run begins after the last of them.
-        content: folder that the finished record is moved to.
+        content: folder that the finished record is copied to.
         known: answers given before.
 
     Returns:
@@ -77,7 +77,7 @@ def record(teacher: Teacher, splits: Mapping[str, Examples], work: Path, content
     facts: dict[str, Any] = {"rows": total, "calls": calls, "codec": FullCodec.name, "preflight": _same(teacher, splits, shards)}
     sample = spoken or [FullCodec().read(path).dense() for path in sorted(shards.glob("*.safetensors"))]
     facts["fidelity"] = fidelity(torch.cat(sample)).to_json()
-    os.replace(shards, content)
+    shutil.copytree(shards, content)  # the shards stay in the work folder until the record is in the store
     return facts
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from attar.errors import AttarError
+from attar.stages.memory import peak_rss
 
 
 class Runner(Protocol):
@@ -155,8 +155,7 @@ def _answer(runner: Runner, inputs: Any, request: dict[str, Any]) -> dict[str, A
     if request["do"] == "scores":
         np.save(request["to"], runner.scores(inputs))
         return {"saved": request["to"]}
-    # ru_maxrss counts KiB on Linux
-    return {"peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}
+    return {"peak_rss_bytes": peak_rss()}
 
 
 def _say(value: dict[str, Any]) -> None:

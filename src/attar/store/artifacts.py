@@ -119,6 +119,8 @@ class Store:
         """Turn a folder of finished files into an artifact, in one rename.
 
         Args:
+            kind: what it is.
+            key: its content key.
             content: folder on the store's disk with the artifact's files; it is moved.
             parents: role -> key of what it was made from.
             card: facts about it.
@@ -126,14 +128,16 @@ class Store:
         Returns:
             The artifact, in place.
         """
-        files = {p.relative_to(content).as_posix(): p for p in sorted(content.rglob("*")) if p.is_file()}
+        stale = content / CARD  # of a try that was killed between the card and the rename
+        files = {p.relative_to(content).as_posix(): p for p in sorted(content.rglob("*")) if p.is_file() and p != stale}
         with disk_errors(content):
             for path in files.values():
                 handle = os.open(path, os.O_RDONLY)
                 os.fsync(handle)
                 os.close(handle)
             checksums = {name: sha256_file(path) for name, path in files.items()}
-            body = {"schema": SCHEMA, "key": key, "kind": kind, "parents": dict(parents), "card": dict(card), "files": checksums}
+            names = {"schema": SCHEMA, "key": key, "kind": kind, "parents": dict(parents), "card": dict(card)}
+            body = {**names, "files": checksums}
             write_json(content / CARD, body)
             target = self.path(kind, key)
             target.parent.mkdir(parents=True, exist_ok=True)

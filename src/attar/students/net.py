@@ -28,7 +28,8 @@ class NetStudent:
     def make(self, settings: ModelSettings, weights: Path | None, labels: Sequence[str], shape: Sequence[int]) -> Model:
         """Return a new network with random weights (torch's seed decides them)."""
         build = settings.build or Build()
-        facts = {"build": build.model_dump(mode="json"), "shape": list(shape), "labels": list(labels), "mean": 0.5, "std": 0.5}
+        facts = {"build": build.model_dump(mode="json"), "shape": list(shape), "labels": list(labels)}
+        facts |= {"mean": 0.5, "std": 0.5}
         return Model(_module(build, shape, len(labels)), "net", None, facts)
 
     def save(self, model: Model, folder: Path) -> None:
@@ -66,7 +67,8 @@ def _cnn(build: Build, shape: Sequence[int], classes: int) -> torch.nn.Module:
     channels, side = shape[0], min(shape[1:])
     layers: list[torch.nn.Module] = []
     for place, width in enumerate(build.widths):
-        layers += [torch.nn.Conv2d(channels, width, 3, padding=1, bias=False), torch.nn.BatchNorm2d(width), torch.nn.ReLU()]
+        convolution = torch.nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        layers += [convolution, torch.nn.BatchNorm2d(width), torch.nn.ReLU()]
         channels = width
         if side > 3 and (place % 2 == 1 or place == len(build.widths) - 1):
             layers.append(torch.nn.MaxPool2d(2))

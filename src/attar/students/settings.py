@@ -18,7 +18,9 @@ class Build(Settings):
     """
 
     net: Literal["cnn", "mlp"] = Field("cnn", description="convolutions over the image, or layers over its pixels")
-    widths: tuple[int, ...] = Field((16, 32), min_length=1, max_length=16, description="channels (cnn) or units (mlp) of each layer")
+    widths: tuple[int, ...] = Field(
+        (16, 32), min_length=1, max_length=16, description="channels (cnn) or units (mlp) of each layer"
+    )
     hidden: int = Field(0, ge=0, description="units of one more layer before the classes; 0 for none (cnn)")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of units silenced in training, before the classes")
 
@@ -44,8 +46,9 @@ class ModelSettings(Settings):
     def _one_origin(self) -> ModelSettings:
         if (self.model is None) == (self.build is None):
             raise ValueError("give either `model` (weights to start from) or `build` (a size), not both or neither")
-        if isinstance(self.layers, tuple) and (not self.layers or min(self.layers) < 0 or len(set(self.layers)) < len(self.layers)):
-            raise ValueError(f"layers must be different numbers from 0 up, got {list(self.layers)}")
+        if isinstance(self.layers, tuple):
+            if not self.layers or min(self.layers) < 0 or len(set(self.layers)) < len(self.layers):
+                raise ValueError(f"layers must be different numbers from 0 up, got {list(self.layers)}")
         if isinstance(self.layers, int) and self.layers < 1:
             raise ValueError(f"layers must be >= 1, got {self.layers}")
         return self

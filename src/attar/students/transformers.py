@@ -86,7 +86,8 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
-        raise AttarError(f"{folder} has no tokenizer that transformers can read: {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        raise AttarError(f"{folder} has no tokenizer that transformers can read: {reason}") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
@@ -130,7 +131,8 @@ def keep_layers(module: torch.nn.Module, wanted: int | tuple[int, ...]) -> tuple
         for part in layer.modules():
             if hasattr(part, "layer_idx"):  # where the layer's keys and values lie in a cache
                 part.layer_idx = place
-    module.config.num_hidden_layers = len(kept)
-    if getattr(module.config, "layer_types", None):
-        module.config.layer_types = [module.config.layer_types[i] for i in kept]
+    config: Any = module.config
+    config.num_hidden_layers = len(kept)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[i] for i in kept]
     return kept

@@ -67,9 +67,12 @@ class TorchvisionStudent(_NamedStudent):
     def _new(self, name: str, classes: int, channels: int, pretrained: bool) -> torch.nn.Module:
         models = require("torchvision.models", "vision", f"The model 'torchvision:{name}'")
         if name not in models.list_models(module=models):
-            raise AttarError(f"torchvision has no model '{name}'.{did_you_mean(name, models.list_models(module=models))}")
+            known = models.list_models(module=models)
+            raise AttarError(f"torchvision has no model '{name}'.{did_you_mean(name, known)}")
         if channels != 3:
-            raise AttarError(f"torchvision:{name} reads 3 channels, but the images have {channels}. Set data.channels: 3.")
+            raise AttarError(
+                f"torchvision:{name} reads 3 channels, but the images have {channels}. Set data.channels: 3."
+            )
         if not pretrained:
             plain: torch.nn.Module = models.get_model(name, num_classes=classes)
             return plain

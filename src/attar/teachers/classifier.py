@@ -47,6 +47,9 @@ class ClassifierTeacher:
             for first in range(0, len(order), EXAMPLES_PER_BATCH):
                 batch = self.task.collate(self.model, examples.take(order[first : first + EXAMPLES_PER_BATCH]))
                 parts.append(self.task.rows(self.model, batch))
+        if not parts:
+            count = len(self.model.facts["labels"])
+            return Rows(torch.zeros((0, 2), dtype=torch.long), torch.zeros(0), torch.zeros((0, count)))
         back = torch.from_numpy(np.argsort(order, kind="stable"))
         logits = torch.cat([part.dense().float().cpu() for part in parts])[back]
         key = torch.cat([part.key.cpu() for part in parts])[back]

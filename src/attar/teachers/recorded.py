@@ -60,6 +60,8 @@ class RecordedTeacher:
         inside = np.minimum(places, len(self._sorted) - 1)
         missing = self._sorted[inside] != examples.keys
         if missing.any():
-            raise AttarError(f"{int(missing.sum())} examples are not in the teacher's record. Record the teacher on them first.")
+            raise AttarError(
+                f"{int(missing.sum())} examples are not in the teacher's record. Record the teacher on them first."
+            )
         found = torch.from_numpy(inside)
         return Rows(self._key[found], self._weight[found], self._scores[found])

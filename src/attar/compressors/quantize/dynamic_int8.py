@@ -49,6 +49,8 @@ class DynamicInt8:
         if "Conv" in operators:
             raise AttarError("dynamic_int8 makes convolutions slower. Use static_int8 for a network with convolutions.")
         with quiet_quantizer():
-            quantize_dynamic(str(source), str(target), per_channel=self.settings.per_channel, weight_type=QuantType.QInt8)
+            quantize_dynamic(
+                str(source), str(target), per_channel=self.settings.per_channel, weight_type=QuantType.QInt8
+            )
         before, after = source.stat().st_size, target.stat().st_size
         return Plan("dynamic_int8", {"bytes": before}, {"bytes": after})

@@ -29,7 +29,9 @@ class StaticInt8:
         """Set how scales are found."""
 
         examples: int = Field(128, ge=1, description="training examples to calibrate on")
-        method: Literal["minmax", "entropy", "percentile"] = Field("minmax", description="how a range is chosen from what is seen")
+        method: Literal["minmax", "entropy", "percentile"] = Field(
+            "minmax", description="how a range is chosen from what is seen"
+        )
         per_channel: bool = Field(True, description="a scale for each output channel of a weight")
 
     def __init__(self, settings: StaticInt8.Settings) -> None:
@@ -68,7 +70,8 @@ class StaticInt8:
             )
         folded.unlink()
         before, after = source.stat().st_size, target.stat().st_size
-        note = f"calibrated ({self.settings.method}) on {min(self.settings.examples, len(calibration))} training examples"
+        seen = min(self.settings.examples, len(calibration))
+        note = f"calibrated ({self.settings.method}) on {seen} training examples"
         return Plan("static_int8", {"bytes": before}, {"bytes": after}, (note,))
 
 

@@ -1,4 +1,4 @@
-"""Race a bank of prompts: score all on a few examples, drop what is surely or probably worse, score the rest on more."""
+"""Race a bank of prompts: score all on a few examples, drop what is worse for sure or probably, go on with the rest."""
 
 from __future__ import annotations
 
@@ -190,7 +190,8 @@ class BankSearch:
     def _eliminate(self) -> None:
         ranked = sorted(self._alive, key=lambda name: self.best(name).rank, reverse=True)
         if self._round == 0:
-            self._join([variant for name in ranked[:2] for variant in self._demonstrate(self._prompts[name])])
+            best = [replace(self.best(name).prompt, calibration=None) for name in ranked[:2]]
+            self._join([variant for prompt in best for variant in self._demonstrate(prompt)])
         keep = max(FINALISTS, int(np.ceil(KEEP * len(ranked))))
         leader = self.best(ranked[0])
         stays = []

@@ -1,0 +1,106 @@
+"""The verbs as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attar.store.files import write_bytes
+
+if TYPE_CHECKING:
+    from attar.exporters.bundle import Bundle
+    from attar.pipeline.check import Plan
+    from attar.pipeline.run import RunResult
+
+
+def run(recipe: str | Path | Mapping[str, Any], folder: str | Path | None = None, **overrides: Any) -> RunResult:
+    """Run a recipe from data to report; the same call goes on where a killed one stopped.
+
+    Args:
+        recipe: path of a recipe, name of a ready one (``"digits"``), or the recipe itself as a mapping.
+        folder: the run's folder; ``runs/<name>`` by default.
+        overrides: keys laid over the recipe, with ``__`` for a dot: ``distill__epochs=1``.
+
+    Returns:
+        The run's folder and summary.
+
+    Raises:
+        AttarError: a mistake in the recipe, the data or the models; the message says what to do.
+
+    Example:
+        >>> run("digits", distill__epochs=1)                             # doctest: +SKIP
+    """
+    from attar.pipeline.load import load_recipe, validate
+    from attar.pipeline.run import run_loaded
+    from attar.settings import runs_folder
+
+    laid = {key.replace("__", "."): value for key, value in overrides.items()}
+    if isinstance(recipe, Mapping):
+        parsed, base = validate(dict(recipe), "the recipe"), Path.cwd()
+    else:
+        parsed, base = load_recipe(str(recipe), laid)
+    return run_loaded(parsed, base, Path(folder) if folder else runs_folder() / parsed.name, write_report)
+
+
+def check(recipe: str | Path, **overrides: Any) -> Plan:
+    """Find every mistake of a recipe at once and plan its run; loads no weights.
+
+    Args:
+        recipe: path of a recipe, or name of a ready one.
+        overrides: as in `run`.
+
+    Raises:
+        RecipeError: with all mistakes.
+
+    Example:
+        >>> [stage.name for stage in check("digits").stages][:2]
+        ['data', 'teacher']
+    """
+    from attar.pipeline.check import check as check_recipe
+    from attar.pipeline.load import load_recipe
+
+    parsed, base = load_recipe(str(recipe), {key.replace("__", "."): value for key, value in overrides.items()})
+    return check_recipe(parsed, base)
+
+
+def load(run_or_bundle: str | Path, threads: int = 0) -> Bundle:
+    """Open an exported bundle with onnxruntime alone.
+
+    Args:
+        run_or_bundle: a run's folder or name, or a bundle's folder.
+        threads: threads of the runtime; 0 leaves the choice to it.
+
+    Example:
+        >>> load("reviews").answer(["Fits perfectly, I love it."])[0].label  # doctest: +SKIP
+        'positive'
+    """
+    from attar.exporters.bundle import CARD, Bundle
+    from attar.pipeline.run import find_run
+
+    folder = Path(run_or_bundle)
+    return Bundle(folder if (folder / CARD).is_file() else find_run(str(run_or_bundle)) / "bundle", threads)
+
+
+def show(run_name: str | Path) -> dict[str, Any]:
+    """Return a run's summary (the content of its ``summary.json``)."""
+    from attar.pipeline.run import load_summary
+
+    return load_summary(str(run_name))[1]
+
+
+def compare(first: str | Path, second: str | Path) -> dict[str, Any]:
+    """Return two runs' figures side by side; what was measured under different conditions is not compared."""
+    from dataclasses import asdict
+
+    from attar.report.compare import compare_rows
+
+    return asdict(compare_rows(show(first), show(second)))
+
+
+def write_report(summary: Mapping[str, Any], folder: Path) -> None:
+    """Write ``report.html`` and the model card ``README.md`` into a run's folder."""
+    from attar.report import card, html
+
+    html.write(dict(summary), folder / "report.html")
+    write_bytes(folder / "README.md", card.card(dict(summary)).encode("utf-8"))

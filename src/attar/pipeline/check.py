@@ -1,0 +1,320 @@
+"""Check a recipe beyond its form, and plan it: stages, memory, minutes, bytes, calls; loads no weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attar import catalog
+from attar.errors import AttarError, Mistake, RecipeError
+from attar.pipeline.graph import build
+from attar.pipeline.recipe import Recipe
+from attar.prompts.bank import bank_prompts, word_variants
+from attar.settings import cache_folder
+from attar.sources import data as sources
+from attar.sources import reference, weights
+from attar.store.artifacts import Store
+from attar.students.folder import kind_of
+from attar.students.settings import ModelSettings
+
+GIVES = frozenset({"logits", "hard"})
+"""The signals that both kinds of teacher give: a classifier's scores, a language model's label words."""
+TOKENS_A_TEXT = 96  # of a text whose length is not known before its data is read
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """Say what one stage will cost.
+
+    Args:
+        name: the stage.
+        title: for people.
+        key: content key of its result.
+        stored: its result is in the store already.
+        seconds: predicted; None where it cannot be told before the weights are here.
+        parents: names of the stages before it.
+    """
+
+    name: str
+    title: str
+    key: str
+    stored: bool
+    seconds: float | None
+    parents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Say what a run will do.
+
+    Args:
+        name: the recipe's name.
+        stages: in order.
+        teacher_calls: examples the teacher will be asked, at most.
+        seconds: predicted for all stages that are not stored; None if unknown.
+        ram_bytes: predicted peak memory; None if unknown.
+        download_bytes: of sources that are not here; None if unknown.
+        disk_bytes: predicted growth of the store; None if unknown.
+        notes: what the predictions rest on.
+    """
+
+    name: str
+    stages: tuple[PlannedStage, ...]
+    teacher_calls: int | None
+    seconds: float | None
+    ram_bytes: int | None
+    download_bytes: int | None
+    disk_bytes: int | None
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return asdict(self)
+
+
+def check(recipe: Recipe, base: Path) -> Plan:
+    """Report every mistake that can be found without loading weights, and plan the run.
+
+    Raises:
+        RecipeError: with all mistakes found.
+    """
+    mistakes = list(_mistakes(recipe, base))
+    if mistakes:
+        raise RecipeError(recipe.name, mistakes)
+    return _plan(recipe, base)
+
+
+def _mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
+    yield from _data_mistakes(recipe, base)
+    for where, settings in (("teacher", recipe.teacher), ("student", recipe.student)):
+        yield from _model_mistakes(recipe, where, settings, base)
+    yield from _teacher_mistakes(recipe)
+    yield from _distill_mistakes(recipe)
+    yield from _compress_mistakes(recipe)
+
+
+def _data_mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
+    try:
+        yield from (Mistake("data", message) for message in sources.quick_check(recipe.data, base))
+    except AttarError as error:
+        yield Mistake("data", str(error))
+    kind = catalog.entry("task", recipe.task).input_kind
+    if kind == "text" and recipe.data.text is None:
+        yield Mistake("data.text", "is required for text-classification: the column that holds the text.")
+    if kind == "image" and recipe.data.text is not None:
+        yield Mistake("data.text", "is a key of text tasks, and this task classifies images. Use data.image.")
+    if "test" not in recipe.data.gold:
+        yield Mistake("data.gold", "must hold 'test': quality is measured on gold labels.")
+
+
+def _model_mistakes(recipe: Recipe, where: str, settings: ModelSettings, base: Path) -> Iterator[Mistake]:
+    text = recipe.task == "text-classification"
+    if settings.build is not None:
+        if text:
+            yield Mistake(f"{where}.build", "makes networks for images; a text task needs `model`.")
+        return
+    if kind_of(settings) in ("timm", "torchvision"):
+        if text:
+            yield Mistake(f"{where}.model", f"must be a text model for {recipe.task}, got {settings.model!r}.")
+        return
+    try:
+        ref = reference.parse(str(settings.model), base)
+        yield from (Mistake(f"{where}.model", message) for message in reference.check(ref, settings.sha256))
+        if ref.kind == "path" and Path(ref.name).exists():
+            weights.check_weights(Path(ref.name))
+            yield from _shape_mistakes(where, settings, weights.model_config(Path(ref.name)))
+        if ref.kind == "sklearn":
+            yield Mistake(f"{where}.model", "must be a model; sklearn: gives data.")
+    except AttarError as error:
+        yield Mistake(f"{where}.model", str(error))
+
+
+def _shape_mistakes(where: str, settings: ModelSettings, config: Mapping[str, Any]) -> Iterator[Mistake]:
+    available = config.get("num_hidden_layers", config.get("n_layers"))
+    if settings.layers is None or not isinstance(available, int):
+        return
+    most = max(settings.layers) + 1 if isinstance(settings.layers, tuple) else settings.layers
+    if most > available:
+        yield Mistake(f"{where}.layers", f"must be within the model's {available} layers (0 to {available - 1}), got {settings.layers}.")
+
+
+def _teacher_mistakes(recipe: Recipe) -> Iterator[Mistake]:
+    if recipe.teacher.train is not None and "train" not in recipe.data.gold:
+        yield Mistake("teacher.train", "needs gold labels: data.gold must hold 'train', or leave the teacher untrained.")
+    if recipe.teacher.train is None and recipe.teacher.build is not None:
+        yield Mistake("teacher.train", "is required with `build`: a network from nothing knows nothing.")
+    if not recipe.prompted:
+        if recipe.model_fields_set & {"prompt"}:
+            yield Mistake("prompt", "is for a teacher that is a language model; this one is a trained classifier.")
+        if recipe.teacher.train is None and recipe.teacher.build is None and recipe.task == "image-classification":
+            yield Mistake("teacher.train", "is required: the model's own classes are not the data's labels.")
+        return
+    names = list(recipe.data.labels or ())
+    if not names:
+        return
+    try:
+        word_variants(recipe.prompt.teacher, names)
+    except AttarError as error:
+        yield Mistake("prompt.teacher.words", str(error))
+
+
+def _distill_mistakes(recipe: Recipe) -> Iterator[Mistake]:
+    terms = recipe.distill.objective
+    if not any(term.weight > 0 for term in terms):
+        yield Mistake("distill.objective", "must have at least one weight > 0.")
+    for place, term in enumerate(terms):
+        needs = catalog.entry("objective", term.use).needs
+        if not needs <= GIVES:
+            fitting = [name for name in catalog.table("objective") if catalog.entry("objective", name).needs <= GIVES]
+            yield Mistake(
+                f"distill.objective[{place}]",
+                f"{term.use} needs {', '.join(sorted(needs - GIVES))}, which this teacher does not give. Fitting: {', '.join(fitting)}.",
+            )
+
+
+def _compress_mistakes(recipe: Recipe) -> Iterator[Mistake]:
+    seen: set[str] = set()
+    exported = False
+    for place, step in enumerate(recipe.compress):
+        kind = catalog.entry("compressor", step.use)
+        where = f"compress[{place}]"
+        if recipe.task not in kind.tasks:
+            fitting = [name for name in catalog.table("compressor") if recipe.task in catalog.entry("compressor", name).tasks]
+            yield Mistake(where, f"{step.use} does not fit {recipe.task}. Fitting: {', '.join(fitting)}.")
+        if step.use in seen:
+            yield Mistake(where, f"{step.use} stands twice; once is enough.")
+        if kind.at == "model" and exported:
+            yield Mistake(where, f"{step.use} works on the model and must stand before steps on the exported graph.")
+        exported = exported or kind.at == "export"
+        seen.add(step.use)
+
+
+def _plan(recipe: Recipe, base: Path) -> Plan:
+    store = Store(cache_folder())
+    stages = build(recipe, base)
+    guess = _Guess(recipe, base)
+    planned = [
+        PlannedStage(name, stage.title, stage.key, store.has(name, stage.key), guess.seconds(name), stage.parents)
+        for name, stage in stages.items()
+    ]
+    todo = [stage for stage in planned if not stage.stored]
+    known = [stage.seconds for stage in todo if stage.seconds is not None]
+    calls = guess.calls() if any(stage.name in ("record", "prompt") for stage in todo) else 0
+    seconds = round(sum(known), 1) if len(known) == len(todo) else None
+    return Plan(recipe.name, tuple(planned), calls, seconds, guess.ram(), guess.download(), guess.disk(), guess.notes())
+
+
+class _Guess:
+    """Predict costs from sizes alone: counts in the recipe, parameters in the weights' headers, this machine's speed."""
+
+    def __init__(self, recipe: Recipe, base: Path) -> None:
+        self.recipe = recipe
+        self.teacher = _parameters(recipe.teacher, base)
+        self.student = _parameters(recipe.student, base)
+        self.missing = [t for t in (recipe.data.source, recipe.teacher.model, recipe.student.model) if t and _is_remote(t, base)]
+        self.speed = _speed()
+
+    def examples(self) -> tuple[int, int, int]:
+        """Return predicted training, validation and test examples."""
+        data = self.recipe.data
+        whole = 1797 if data.source == "sklearn:digits" else 5000
+        validation = data.validation if isinstance(data.validation, int) else round(whole * data.validation)
+        test = data.test if isinstance(data.test, int) else round(whole * data.test)
+        return (data.train or max(1, whole - validation - test), validation, test)
+
+    def calls(self) -> int:
+        """Return how many examples the teacher is asked at most."""
+        train, validation, test = self.examples()
+        if not self.recipe.prompted:
+            return train + validation + test
+        prompt = self.recipe.prompt.teacher
+        bank = len(bank_prompts(prompt, list(self.recipe.data.labels or ("a", "b")), True)) if prompt.search == "bank" else 1
+        race = bank * prompt.block + 2 * validation
+        return race + train + test + min(test, self.recipe.measure.own_prompt_examples)
+
+    def seconds(self, stage: str) -> float | None:
+        """Return the predicted seconds of a stage."""
+        train, validation, test = self.examples()
+        tokens = TOKENS_A_TEXT if self.recipe.task == "text-classification" else 1
+        forward = None if self.teacher is None else 2.0 * self.teacher * tokens / self.speed
+        step = None if self.student is None else 6.0 * self.student * tokens / self.speed
+        image = self.recipe.task == "image-classification"
+        epochs = self.recipe.distill.epochs
+        guesses: dict[str, float | None] = {
+            "data": 3.0,
+            "weights": 25.0,
+            "compress": 3.0,
+            "export": 15.0,
+            "record": 2.0 if image else _times(forward, train + test),
+            "prompt": _times(forward, self.calls() - train - test),
+            "control": train * epochs / 4000 if image else _times(step, train * epochs),
+            "student": train * epochs / 4000 if image else _times(step, train * epochs),
+            "measure": 20.0,
+        }
+        own = self.recipe.teacher.train
+        if own is not None:
+            guesses["teacher"] = train * own.epochs / 2500 if image else _times(forward, 3 * train * own.epochs)
+        return guesses.get(stage, 1.0)
+
+    def ram(self) -> int | None:
+        """Return the predicted peak memory in bytes: the libraries, and the larger of recording and training."""
+        if self.teacher is None or self.student is None:
+            return None
+        trained = 16 * (self.teacher if self.recipe.teacher.train else self.student)
+        return int(700e6 + max(6 * self.teacher, trained))
+
+    def download(self) -> int | None:
+        """Return 0 when every source is here; None when what is missing has no size before it is fetched."""
+        return None if self.missing else 0
+
+    def disk(self) -> int | None:
+        """Return the predicted growth of the store in bytes."""
+        if self.teacher is None or self.student is None:
+            return None
+        return int(3 * 4 * self.student + (2 if self.recipe.prompted else 4) * self.teacher)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what the predictions rest on."""
+        notes = [f"speed of this machine: {self.speed / 1e9:.0f} GFLOP/s in a matrix product, half of it assumed for models"]
+        if self.missing:
+            notes.append(f"not fetched yet, so sizes are unknown: {', '.join(sorted(set(self.missing)))}")
+        return tuple(notes)
+
+
+def _times(unit: float | None, count: float) -> float | None:
+    return None if unit is None else round(unit * count, 1)
+
+
+def _is_remote(text: str, base: Path) -> bool:
+    ref = reference.parse(text, base)
+    if ref.kind == "pypi":
+        return not any((cache_folder() / "sources").glob("*")) if (cache_folder() / "sources").is_dir() else True
+    return ref.kind == "hf"
+
+
+def _parameters(settings: ModelSettings, base: Path) -> int | None:
+    """Return a model's parameters from file headers; None when its weights are not here yet."""
+    if settings.build is not None:
+        widths = settings.build.widths
+        return int(sum(9 * a * b for a, b in zip((1, *widths), widths, strict=False)))
+    ref = reference.parse(str(settings.model), base)
+    found = Path(ref.name) if ref.kind == "path" else None
+    if found is None or not found.exists():
+        return None
+    return weights.parameter_count(found)
+
+
+def _speed() -> float:
+    """Return half of this machine's matrix-product speed in FLOP/s, measured in a few hundredths of a second."""
+    side = 384
+    matrix = np.ones((side, side), np.float32)
+    matrix @ matrix
+    begin = time.perf_counter()
+    for _ in range(5):
+        matrix @ matrix
+    return 5 * 2 * side**3 / max(1e-6, time.perf_counter() - begin) / 2

@@ -1,0 +1,50 @@
+"""Fingerprint what a stage depends on: data, weights, machine, code."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+from attar.pipeline.recipe import Recipe
+from attar.sources import data as sources
+from attar.sources import reference
+from attar.students.settings import ModelSettings
+
+LIBRARIES = ("torch", "transformers", "onnxruntime")
+
+
+@cache
+def processor() -> str:
+    """Return the processor's name, for example ``"AMD EPYC 9B14"``."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+@cache
+def machine() -> dict[str, str | int]:
+    """Return what measurements depend on: processor, cores, library versions."""
+    facts: dict[str, str | int] = {"processor": processor(), "cores": len(os.sched_getaffinity(0))}
+    return facts | {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
+def data_key(recipe: Recipe, base: Path) -> dict[str, object]:
+    """Return what the data depends on.
+
+    ``gold`` is no part of it: it decides which labels may be used, not which examples there are.
+    """
+    return {"content": sources.fingerprint(recipe.data, base), "settings": recipe.data.model_dump(mode="json"), "seed": recipe.seed}
+
+
+def model_key(settings: ModelSettings, base: Path) -> dict[str, object]:
+    """Return what a model before training depends on: its weights' content and how it is made of them."""
+    shape = settings.model_dump(mode="json", exclude={"model", "sha256", "train", "precision"})
+    if settings.model is None:
+        return {"shape": shape}
+    return {"shape": shape, "weights": reference.fingerprint(reference.parse(settings.model, base), settings.sha256)}

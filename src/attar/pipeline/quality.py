@@ -1,0 +1,218 @@
+"""Put a run's figures together: quality with intervals, sizes, operations, latency, checks, the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attar.core.examples import DataSet, Examples
+from attar.core.nouns import Model
+from attar.errors import AttarError
+from attar.meters import flops, statistics
+from attar.pipeline.recipe import Recipe
+from attar.seeds import derive
+from attar.stages import assets, tune
+from attar.stages.measure import Contender, measure_files
+from attar.store.artifacts import Artifact
+from attar.store.files import folder_bytes, read_json
+from attar.students import folder as students
+from attar.teachers.classifier import ClassifierTeacher
+from attar.teachers.recorded import RecordedTeacher
+
+Scores = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Hold what the figures of a run are made from.
+
+    Args:
+        recipe: the recipe.
+        data: its data set.
+        inputs: stage name -> artifact.
+    """
+
+    recipe: Recipe
+    data: DataSet
+    inputs: Mapping[str, Artifact]
+
+    @property
+    def test(self) -> Examples:
+        """Return the test split, labels and all: measuring is what it is for."""
+        return self.data.test
+
+    def recorded(self) -> RecordedTeacher:
+        """Return the recorded teacher."""
+        return RecordedTeacher(self.inputs["record"].folder / "answers", self.inputs["record"].key)
+
+    def interval(self, values: np.ndarray, name: str) -> statistics.Interval:
+        """Return the mean of per-example values with its bootstrap interval."""
+        return statistics.bootstrap_mean(values, derive(self.recipe.seed, "bootstrap", name), self.recipe.measure.resamples)
+
+
+def measure_all(recipe: Recipe, data: DataSet, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+    """Measure every model of a run.
+
+    Returns:
+        ``models``, ``verdict``, ``checks`` and ``own_prompt`` as `summary.json` shows them.
+
+    Raises:
+        AttarError: the test split has no gold labels, or the exported model does not agree with the PyTorch one.
+    """
+    run = Run(recipe, data, inputs)
+    if (run.test.labels < 0).any():
+        raise AttarError("The test split has examples without a gold label; quality is measured on gold labels. Name data.label.")
+    files = measure_files(_contenders(run), recipe.task, run.test, recipe.measure.texts, recipe.measure.warmup, recipe.seed)
+    scores: Scores = {"teacher": run.recorded().answer(run.test).dense().numpy()}
+    sizes: dict[str, dict[str, Any]] = {"teacher": _teacher_size(run)}
+    for name, stage in (("control", "control"), ("student", "student"), ("compressed", "compress")):
+        if stage in inputs:
+            model = students.load(inputs[stage].folder)
+            scores[name] = ClassifierTeacher(model, assets.task(recipe.task), "").answer(run.test).dense().numpy()
+            sizes[name] = _size(run, model, inputs[stage].folder)
+    scores["exported"] = files["exported"].pop("scores")
+    sizes["exported"] = {**sizes["compressed"], "bytes": folder_bytes(inputs["export"].folder) - _card_bytes(inputs["export"].folder)}
+    models = [_row(run, name, scores, sizes[name], files) for name in scores]
+    return {"models": models, "verdict": _verdict(run, scores), "checks": _checks(run, scores), "own_prompt": _own_prompt(run)}
+
+
+def _card_bytes(folder: Path) -> int:
+    return (folder / "artifact.json").stat().st_size
+
+
+def _contenders(run: Run) -> list[Contender]:
+    student = Contender("student", "student", run.inputs["student"].folder)
+    exported = Contender("exported", "bundle", run.inputs["export"].folder)
+    if not run.recipe.prompted:
+        return [Contender("teacher", "student", run.inputs["teacher"].folder), student, exported]
+    tuned = tune.load(run.inputs["prompt"].folder)
+    facts = {
+        "prompt": tuned.prompt.to_json(),
+        "precision": run.inputs["record"].card["precision"],
+        "max_tokens": run.recipe.prompt.teacher.max_tokens,
+    }
+    return [Contender("teacher", "prompt", run.inputs["weights"].folder, facts), student, exported]
+
+
+def _row(run: Run, name: str, scores: Scores, size: Mapping[str, Any], files: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    own = scores[name]
+    gold = run.test.labels
+    right = (own.argmax(axis=-1) == gold).astype(np.float64)
+    timed = dict(files.get(name, {}))
+    if name in ("control", "compressed"):  # the student's layers: timed once, with the student
+        timed = {**files["student"], "same_network_as": "student"}
+        timed.pop("peak_rss_bytes")
+    timed.pop("scores", None)
+    timed.pop("load_seconds", None)
+    return {
+        "name": name,
+        "title": _title(run, name),
+        "quality": run.interval(right, "quality").to_json(),
+        "ece": statistics.expected_calibration_error(statistics.softmax(own), gold),
+        "agreement": round(statistics.agreement(own, scores["teacher"]), 6),
+        "confusion": statistics.confusion(own, gold),
+        **size,
+        **timed,
+    }
+
+
+def _title(run: Run, name: str) -> str:
+    recipe = run.recipe
+    if name == "teacher":
+        kind = "prompted" if recipe.prompted else "trained" if recipe.teacher.train else "as it came"
+        return f"{_short(recipe.teacher)}, {kind}"
+    layers = "" if recipe.student.layers is None else f", layers {recipe.student.layers}"
+    steps = " + ".join(step.use for step in recipe.compress) or "no compression"
+    what = {
+        "control": "the same student, without the teacher",
+        "student": f"{_short(recipe.student)}{layers}, distilled",
+        "compressed": "the student after the steps on the model",
+        "exported": f"the bundle ({steps})",
+    }
+    return what[name]
+
+
+def _short(settings: Any) -> str:
+    if settings.build is not None:
+        return f"{settings.build.net} of widths {'-'.join(str(width) for width in settings.build.widths)}"
+    return str(settings.model).rstrip("/").rpartition("#")[2].removesuffix(".gguf").rpartition("/")[2] or str(settings.model)
+
+
+def _size(run: Run, model: Model, folder: Path) -> dict[str, Any]:
+    task = assets.task(run.recipe.task)
+    batch = task.collate(model, _median_example(run))
+    return {
+        "parameters": flops.count_parameters(model.module),
+        "flops": flops.count_flops(lambda: task.rows(model, batch)),
+        "bytes": folder_bytes(folder) - _card_bytes(folder),
+    }
+
+
+def _median_example(run: Run) -> Examples:
+    lengths = np.array([len(one) for one in run.test.inputs])
+    return run.test.take(np.argsort(lengths, kind="stable")[len(lengths) // 2 : len(lengths) // 2 + 1])
+
+
+def _teacher_size(run: Run) -> dict[str, Any]:
+    if not run.recipe.prompted:
+        return _size(run, students.load(run.inputs["teacher"].folder), run.inputs["teacher"].folder)
+    import torch
+
+    from attar.prompts.scoring import encode
+
+    folder = run.inputs["weights"].folder
+    model, tokenizer = assets.language_model(folder, torch.bfloat16, torch.device("cpu"))
+    prompt = tune.load(run.inputs["prompt"].folder).prompt
+    ids = torch.tensor([encode(tokenizer, prompt, str(_median_example(run).inputs[0]))])
+    counted = flops.count_flops(lambda: model.base_model(input_ids=ids, use_cache=False))
+    head = 2 * model.get_output_embeddings().weight.numel()
+    return {"parameters": flops.count_parameters(model), "flops": counted + head, "bytes": folder_bytes(folder) - _card_bytes(folder)}
+
+
+def _verdict(run: Run, scores: Scores) -> dict[str, Any]:
+    if "control" not in scores:
+        return {"claim": "student over control", "result": "INCONCLUSIVE", "why": "the recipe trains no control"}
+    gold = run.test.labels
+    right = {name: (scores[name].argmax(axis=-1) == gold).astype(np.float64) for name in ("student", "control")}
+    difference = run.interval(right["student"] - right["control"], "verdict")
+    method = f"paired bootstrap over {difference.n} test examples, {run.recipe.measure.resamples} resamples, 95 % interval"
+    figures = difference.to_json()
+    return {
+        "claim": "student over control",
+        "result": statistics.verdict(difference),
+        "difference": figures["value"],
+        "low": figures["low"],
+        "high": figures["high"],
+        "n": figures["n"],
+        "method": method,
+    }
+
+
+def _checks(run: Run, scores: Scores) -> list[dict[str, Any]]:
+    least = run.recipe.measure.agreement
+    agreed = statistics.agreement(scores["exported"], scores["student"])
+    trimmed = statistics.agreement(scores["compressed"], scores["student"])
+    if agreed < least:
+        raise AttarError(
+            f"The exported model agrees with the PyTorch student on {agreed:.1%} of the test examples; the rule is {least:.1%} "
+            "(measure.agreement). Drop a compression step, or lower the rule if you accept the loss."
+        )
+    return [
+        {"name": "exported agrees with the PyTorch student", "value": agreed, "rule": f">= {least}", "passed": True},
+        {"name": "compressed agrees with the PyTorch student", "value": trimmed, "rule": "reported", "passed": True},
+    ]
+
+
+def _own_prompt(run: Run) -> dict[str, Any] | None:
+    path = run.inputs["record"].folder / "own_prompt.json"
+    if not path.is_file():
+        return None
+    body = read_json(path)
+    labels = dict(zip(run.test.keys.tolist(), run.test.labels.tolist(), strict=True))
+    gold = np.array([labels[key] for key in body["keys"]])
+    right = (np.array(body["scores"]).argmax(axis=-1) == gold).astype(np.float64)
+    return run.interval(right, "own prompt").to_json()

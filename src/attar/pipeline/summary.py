@@ -1,0 +1,118 @@
+"""Gather a run's facts into its summary, and write what people read: report and model card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from attar import __version__, catalog
+from attar.pipeline.graph import Stage
+from attar.pipeline.keys import machine
+from attar.pipeline.recipe import Recipe
+from attar.stages.device import threads
+from attar.stages.memory import peak_rss
+from attar.store.artifacts import Artifact
+from attar.store.files import read_json
+from attar.store.journal import Journal
+
+SCHEMA = 1
+
+
+def summarize(recipe: Recipe, stages: Mapping[str, Stage], done: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+    """Return the run's summary, schema 1 (see the reference in the docs).
+
+    Args:
+        recipe: the recipe.
+        stages: its stages.
+        done: their artifacts.
+        folder: the run's folder, with its journal.
+    """
+    measured = read_json(done["measure"].folder / "measured.json")
+    data = done["data"].card
+    seconds = {name: artifact.seconds for name, artifact in done.items()}
+    return {
+        "schema": SCHEMA,
+        "name": recipe.name,
+        "attar": __version__,
+        "task": recipe.task,
+        "metric": {"name": catalog.entry("task", recipe.task).metric, "higher_is_better": True},
+        "labels": data["labels"],
+        "examples": data["counts"],
+        "data": data["facts"],
+        "gold": list(recipe.data.gold),
+        "control_learns_from": "gold labels" if "train" in recipe.data.gold else "the teacher's hard labels",
+        "seed": recipe.seed,
+        "models": measured["models"],
+        "prompt": _prompt(done, measured),
+        "record": {k: v for k, v in done["record"].card.items() if k in ("rows", "calls", "codec", "fidelity", "precision")},
+        "curves": {name: done[name].card["history"] for name in ("teacher", "control", "student") if name in done},
+        "compress": [_plan(plan) for name in ("compress", "export") for plan in done[name].card["plans"]],
+        "preflight": [*done["record"].card["preflight"], *done["student"].card["preflight"]],
+        "verdict": measured["verdict"],
+        "checks": measured["checks"],
+        "pipeline": _pipeline(stages, done, folder),
+        "conditions": _conditions(),
+        "seconds": {**seconds, "total": round(sum(seconds.values()), 3)},
+        "peak_rss_bytes": _peak(folder),
+    }
+
+
+def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: plan[key] for key in ("step", "before", "after", "notes")}
+
+
+def _prompt(done: Mapping[str, Artifact], measured: Mapping[str, Any]) -> dict[str, Any] | None:
+    if "prompt" not in done:
+        return None
+    card = done["prompt"].card
+    teacher = next(model for model in measured["models"] if model["name"] == "teacher")
+    own = measured["own_prompt"] or teacher["quality"]
+    winner = next(row for row in card["facts"]["tried"] if row["left"] == "won")
+    after = {**winner, **card["prompt"], "demonstrations": winner["demonstrations"], "quality": teacher["quality"]}
+    return {
+        "teacher": {
+            "before": {**card["own"], "demonstrations": 0, "quality": own},
+            "after": after,
+            "criterion": card["facts"]["criterion"],
+            "tried": card["facts"]["tried"],
+        },
+        "student": {"kept": False, "why": "a classifier with a head reads no prompt"},
+    }
+
+
+def _pipeline(stages: Mapping[str, Stage], done: Mapping[str, Artifact], folder: Path) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": name,
+            "title": stage.title,
+            "key": stage.key,
+            "parents": list(stage.parents),
+            "seconds": done[name].seconds,
+            "note": _note(name, done[name].card),
+        }
+        for name, stage in stages.items()
+    ]
+
+
+def _note(name: str, card: Mapping[str, Any]) -> str:
+    if name == "data":
+        return ", ".join(f"{count} {split}" for split, count in card["counts"].items())
+    if name == "prompt":
+        return f"{len(card['facts']['tried'])} prompts tried"
+    if name == "record":
+        return f"{card['rows']} rows, {card['calls']} calls"
+    if "steps" in card:
+        return f"{card['steps']} steps"
+    return ", ".join(plan["step"] for plan in card.get("plans", ()))
+
+
+def _conditions() -> dict[str, Any]:
+    return {**machine(), "threads": threads(), "date": datetime.now(UTC).date().isoformat()}
+
+
+def _peak(folder: Path) -> int:
+    """Return the largest memory that any try of the run took."""
+    earlier = [int(event.get("peak_rss_bytes", 0)) for event in Journal(folder / "journal.jsonl").events("stage-done")]
+    return max([peak_rss(), *earlier])

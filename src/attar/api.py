@@ -76,7 +76,7 @@ def load(run_or_bundle: str | Path, threads: int = 0) -> Bundle:
         'positive'
     """
     from attar.exporters.bundle import CARD, Bundle
-    from attar.pipeline.run import find_run
+    from attar.store.runs import find_run
 
     folder = Path(run_or_bundle)
     return Bundle(folder if (folder / CARD).is_file() else find_run(str(run_or_bundle)) / "bundle", threads)
@@ -84,7 +84,7 @@ def load(run_or_bundle: str | Path, threads: int = 0) -> Bundle:
 
 def show(run_name: str | Path) -> dict[str, Any]:
     """Return a run's summary (the content of its ``summary.json``)."""
-    from attar.pipeline.run import load_summary
+    from attar.store.runs import load_summary
 
     return load_summary(str(run_name))[1]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,9 +25,10 @@ else:
 class Vocabulary:
     """Shrink tokenizer and embeddings together.
 
-    A token stays if the training texts use it, if it is special, or if it is a single character or byte (any text
-    that could be tokenized before still can be). Texts made of kept tokens are tokenized as before, so the model's
-    answers on them do not change at all; an unseen word falls into shorter pieces.
+    A token stays if the training texts use it, if it is special, if it is a single character or byte, or if it has a
+    character that no single-character token covers: any text that could be tokenized before still can be. Texts made
+    of kept tokens are tokenized as before, so the model's answers on them do not change at all; an unseen word falls
+    into shorter pieces.
 
     Args:
         settings: see `Vocabulary.Settings`.
@@ -65,9 +66,10 @@ class Vocabulary:
         before = _facts(model)
         tokenizer, kept = trim_tokenizer(model.processor, used)
         _trim_embeddings(model.module, kept)
+        _renumber_config(model.module, tokenizer, kept)
         model.processor = tokenizer
-        model.module.config.pad_token_id = tokenizer.pad_token_id
-        note = f"{len(used)} tokens are used {self.settings.minimum_count} times or more in {len(calibration)} training texts"
+        often = f"{self.settings.minimum_count} times or more in {len(calibration)} training texts"
+        note = f"{len(used)} tokens are used {often}"
         return model, Plan("vocabulary", before, _facts(model), (note,))
 
 
@@ -91,23 +93,13 @@ def trim_tokenizer(tokenizer: Any, used: set[int]) -> tuple[Any, list[int]]:
     """
     from transformers import AutoTokenizer
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         tokenizer.save_pretrained(folder)
-        path = Path(folder) / "tokenizer.json"
-        if not path.is_file():
-            raise AttarError("vocabulary can trim fast tokenizers alone (with a tokenizer.json). Leave the step out.")
-        body = json.loads(path.read_text(encoding="utf-8"))
-        kind = body["model"].get("type")
-        if kind not in KINDS:
-            raise AttarError(f"vocabulary can trim {', '.join(KINDS)} tokenizers, this one is {kind}. Leave the step out.")
-        added = {int(token["id"]) for token in body["added_tokens"]}
-        kept = KINDS[kind](body["model"], used | added)
-        kept += sorted(added - set(kept))  # added tokens that lie outside the model's own vocabulary
-        _renumber(body, {old: new for new, old in enumerate(kept)})
-        path.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8")
-        for name in ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "special_tokens_map.json"):
-            (Path(folder) / name).unlink(missing_ok=True)  # the old vocabulary, which transformers could prefer
-        config = Path(folder) / "tokenizer_config.json"
+        kept = _trim_file(folder / "tokenizer.json", used)
+        for old in OLD_FILES:
+            (folder / old).unlink(missing_ok=True)
+        config = folder / "tokenizer_config.json"
         settings = json.loads(config.read_text(encoding="utf-8"))
         settings.pop("added_tokens_decoder", None)
         config.write_text(json.dumps(settings, ensure_ascii=False), encoding="utf-8")
@@ -116,42 +108,75 @@ def trim_tokenizer(tokenizer: Any, used: set[int]) -> tuple[Any, list[int]]:
     return trimmed, kept
 
 
+def _trim_file(path: Path, used: set[int]) -> list[int]:
+    if not path.is_file():
+        raise AttarError("vocabulary can trim fast tokenizers alone (with a tokenizer.json). Leave the step out.")
+    body = json.loads(path.read_text(encoding="utf-8"))
+    kind = body["model"].get("type")
+    if kind not in KINDS:
+        raise AttarError(f"vocabulary can trim {', '.join(KINDS)} tokenizers, this one is {kind}. Leave the step out.")
+    added = {int(token["id"]) for token in body["added_tokens"]}
+    kept = KINDS[kind](body["model"], used | added)
+    kept += sorted(added - set(kept))  # added tokens that lie outside the model's own vocabulary
+    _renumber(body, {old: new for new, old in enumerate(kept)})
+    path.write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8")
+    return kept
+
+
 def _wordpiece(model: dict[str, Any], used: set[int]) -> list[int]:
-    mark = model["continuing_subword_prefix"]
-    kept = [
-        (token, old)
-        for token, old in sorted(model["vocab"].items(), key=lambda pair: pair[1])
-        if old in used or token == model["unk_token"] or len(token.removeprefix(mark)) == 1
-    ]
-    model["vocab"] = {token: new for new, (token, _) in enumerate(kept)}
-    return [old for _, old in kept]
+    vocabulary, mark = model["vocab"], model["continuing_subword_prefix"]
+
+    def pieces(token: str) -> list[str]:
+        if token.startswith(mark) and token != mark:
+            return [mark + character for character in token.removeprefix(mark)]
+        return [token[:1], *(mark + character for character in token[1:])]
+
+    stays = {token for token, old in vocabulary.items() if old in used or _indivisible(pieces(token), vocabulary)}
+    return _numbered(model, stays | {model["unk_token"]})
 
 
 def _bpe(model: dict[str, Any], used: set[int]) -> list[int]:
     vocabulary: dict[str, int] = model["vocab"]
-    stays = {token for token, old in vocabulary.items() if old in used or len(token) == 1 or _is_byte(token)}
-    merges = []
-    for merge in reversed(model["merges"]):  # parts are made by earlier merges, so one pass backward finds all
-        left, right = merge if isinstance(merge, list) else merge.split(" ")
-        if left + right in stays:
-            stays |= {left, right}
-            merges.append(merge)
-    model["merges"] = merges[::-1]
-    kept = [(token, old) for token, old in sorted(vocabulary.items(), key=lambda pair: pair[1]) if token in stays]
-    model["vocab"] = {token: new for new, (token, _) in enumerate(kept)}
-    return [old for _, old in kept]
+    mark, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
+    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
+    products = [left + (right.removeprefix(mark) if mark else right) for left, right in merges]
+    made = set(products)
+    stays = {token for token, old in vocabulary.items() if old in used or token not in made}
+    bare = {token: token.removeprefix(mark).removesuffix(suffix) for token in vocabulary}
+    stays |= {token for token in vocabulary if len(bare[token]) == 1 or _is_byte(token)}
+    if model.get("unk_token") in vocabulary:
+        stays.add(model["unk_token"])
+    before = -1
+    while before < len(stays):  # the parts of a part are made by earlier merges, but a token can be made in two ways
+        before = len(stays)
+        for merge, product in zip(reversed(merges), reversed(products), strict=True):
+            if product in stays:
+                stays.update(merge)
+    model["merges"] = [list(merge) for merge, product in zip(merges, products, strict=True) if product in stays]
+    return _numbered(model, stays)
 
 
 def _unigram(model: dict[str, Any], used: set[int]) -> list[int]:
-    unknown = model["unk_id"]
+    unknown, known = model["unk_id"], {token for token, _ in model["vocab"]}
     kept = [
         old
         for old, (token, _) in enumerate(model["vocab"])
-        if old in used or old == unknown or len(token) == 1 or _is_byte(token)
+        if old in used or old == unknown or _is_byte(token) or _indivisible(list(token), known)
     ]
     model["vocab"] = [model["vocab"][old] for old in kept]
     model["unk_id"] = None if unknown is None else kept.index(unknown)
     return kept
+
+
+def _indivisible(pieces: Sequence[str], known: Container[str]) -> bool:
+    """Tell whether a token is a single character, or could not be written with single characters."""
+    return len(pieces) <= 1 or any(piece not in known for piece in pieces)
+
+
+def _numbered(model: dict[str, Any], stays: Container[str]) -> list[int]:
+    kept = sorted((old, token) for token, old in model["vocab"].items() if token in stays)
+    model["vocab"] = {token: new for new, (_, token) in enumerate(kept)}
+    return [old for old, _ in kept]
 
 
 def _is_byte(token: str) -> bool:
@@ -163,6 +188,9 @@ KINDS: Mapping[str, Callable[[dict[str, Any], set[int]], list[int]]] = {
     "BPE": _bpe,
     "Unigram": _unigram,
 }
+
+OLD_FILES = ("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model", "special_tokens_map.json")
+"""Files with the old vocabulary, which transformers could prefer to ``tokenizer.json``."""
 
 
 def _renumber(body: dict[str, Any], new: Mapping[int, int]) -> None:
@@ -180,13 +208,38 @@ def _renumber(body: dict[str, Any], new: Mapping[int, int]) -> None:
 
 
 def _trim_embeddings(module: Any, kept: Sequence[int]) -> None:
-    places = torch.tensor(list(kept))
+    """Shrink the embeddings, and every head over the vocabulary: those tied to them stay tied."""
     old = module.get_input_embeddings()
-    tied = module.get_output_embeddings() is not None and module.get_output_embeddings().weight is old.weight
+    head = module.get_output_embeddings()
+    shared, count = old.weight, old.num_embeddings
     padding = None if old.padding_idx is None or old.padding_idx not in kept else list(kept).index(old.padding_idx)
-    new = torch.nn.Embedding(len(kept), old.embedding_dim, padding_idx=padding)
-    new.weight.data.copy_(old.weight.data[places])
-    module.set_input_embeddings(new)
-    if tied:
-        module.get_output_embeddings().weight = new.weight
+    places = torch.tensor(list(kept), device=shared.device)
+    fewer = _rows(shared, places)
+    for part in [p for p in module.modules() if p is head or getattr(p, "weight", None) is shared]:
+        part.weight = fewer if part.weight is shared else _rows(part.weight, places)
+        if isinstance(part, torch.nn.Embedding):  # in place: some kinds scale what they give
+            part.num_embeddings, part.padding_idx = len(kept), padding
+        else:
+            part.out_features = len(kept)
+            if part.bias is not None and len(part.bias) == count:
+                part.bias = _rows(part.bias, places)
     module.config.vocab_size = len(kept)
+
+
+def _rows(parameter: torch.nn.Parameter, places: torch.Tensor) -> torch.nn.Parameter:
+    return torch.nn.Parameter(parameter.data[places].clone(), requires_grad=parameter.requires_grad)
+
+
+def _renumber_config(module: Any, tokenizer: Any, kept: Sequence[int]) -> None:
+    new = {old: place for place, old in enumerate(kept)}
+    for config in (module.config, getattr(module, "generation_config", None)):
+        for name in SPECIAL_IDS:
+            old = getattr(config, name, None)
+            if isinstance(old, int):
+                setattr(config, name, new.get(old))
+            elif isinstance(old, list):
+                setattr(config, name, [new[one] for one in old if one in new])
+    module.config.pad_token_id = tokenizer.pad_token_id
+
+
+SPECIAL_IDS = tuple(f"{name}_token_id" for name in ("bos", "eos", "pad", "cls", "sep", "unk", "mask", "decoder_start"))

@@ -67,7 +67,7 @@ def _prepare(model: Model) -> tuple[torch.nn.Module, dict[str, torch.Tensor], An
         pixels = torch.zeros((2, *model.facts["shape"]))
         return _logits_only(model.module), {"pixel_values": pixels}, ({0: batch},)
     if hasattr(model.module, "set_attn_implementation"):
-        model.module.set_attn_implementation("eager")
+        model.module.set_attn_implementation("eager")  # type: ignore[operator]
     tokens = torch.ones((2, 8), dtype=torch.long)
     free = {0: batch, 1: torch.export.Dim("time", max=model.facts["max_length"])}
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}

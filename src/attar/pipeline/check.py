@@ -140,12 +140,17 @@ def _shape_mistakes(where: str, settings: ModelSettings, config: Mapping[str, An
         return
     most = max(settings.layers) + 1 if isinstance(settings.layers, tuple) else settings.layers
     if most > available:
-        yield Mistake(f"{where}.layers", f"must be within the model's {available} layers (0 to {available - 1}), got {settings.layers}.")
+        yield Mistake(
+            f"{where}.layers",
+            f"must be within the model's {available} layers (0 to {available - 1}), got {settings.layers}.",
+        )
 
 
 def _teacher_mistakes(recipe: Recipe) -> Iterator[Mistake]:
     if recipe.teacher.train is not None and "train" not in recipe.data.gold:
-        yield Mistake("teacher.train", "needs gold labels: data.gold must hold 'train', or leave the teacher untrained.")
+        yield Mistake(
+            "teacher.train", "needs gold labels: data.gold must hold 'train', or leave the teacher untrained."
+        )
     if recipe.teacher.train is None and recipe.teacher.build is not None:
         yield Mistake("teacher.train", "is required with `build`: a network from nothing knows nothing.")
     if not recipe.prompted:
@@ -154,7 +159,7 @@ def _teacher_mistakes(recipe: Recipe) -> Iterator[Mistake]:
         if recipe.teacher.train is None and recipe.teacher.build is None and recipe.task == "image-classification":
             yield Mistake("teacher.train", "is required: the model's own classes are not the data's labels.")
         return
-    names = list(recipe.data.labels or ())
+    names = [str(name) for name in recipe.data.labels or ()]
     if not names:
         return
     try:
@@ -184,7 +189,9 @@ def _compress_mistakes(recipe: Recipe) -> Iterator[Mistake]:
         kind = catalog.entry("compressor", step.use)
         where = f"compress[{place}]"
         if recipe.task not in kind.tasks:
-            fitting = [name for name in catalog.table("compressor") if recipe.task in catalog.entry("compressor", name).tasks]
+            fitting = [
+                name for name in catalog.table("compressor") if recipe.task in catalog.entry("compressor", name).tasks
+            ]
             yield Mistake(where, f"{step.use} does not fit {recipe.task}. Fitting: {', '.join(fitting)}.")
         if step.use in seen:
             yield Mistake(where, f"{step.use} stands twice; once is enough.")
@@ -216,7 +223,7 @@ class _Guess:
         self.recipe = recipe
         self.teacher = _parameters(recipe.teacher, base)
         self.student = _parameters(recipe.student, base)
-        self.missing = [t for t in (recipe.data.source, recipe.teacher.model, recipe.student.model) if t and _is_remote(t, base)]
+        self.missing = list(_missing(recipe, base))
         self.speed = _speed()
 
     def examples(self) -> tuple[int, int, int]:
@@ -233,7 +240,11 @@ class _Guess:
         if not self.recipe.prompted:
             return train + validation + test
         prompt = self.recipe.prompt.teacher
-        bank = len(bank_prompts(prompt, list(self.recipe.data.labels or ("a", "b")), True)) if prompt.search == "bank" else 1
+        bank = (
+            len(bank_prompts(prompt, [str(name) for name in self.recipe.data.labels or ("a", "b")], True))
+            if prompt.search == "bank"
+            else 1
+        )
         race = bank * prompt.block + 2 * validation
         return race + train + test + min(test, self.recipe.measure.own_prompt_examples)
 
@@ -280,7 +291,9 @@ class _Guess:
 
     def notes(self) -> tuple[str, ...]:
         """Return what the predictions rest on."""
-        notes = [f"speed of this machine: {self.speed / 1e9:.0f} GFLOP/s in a matrix product, half of it assumed for models"]
+        notes = [
+            f"speed of this machine: {self.speed / 1e9:.0f} GFLOP/s in a matrix product, half of it assumed for models"
+        ]
         if self.missing:
             notes.append(f"not fetched yet, so sizes are unknown: {', '.join(sorted(set(self.missing)))}")
         return tuple(notes)
@@ -290,23 +303,28 @@ def _times(unit: float | None, count: float) -> float | None:
     return None if unit is None else round(unit * count, 1)
 
 
-def _is_remote(text: str, base: Path) -> bool:
-    ref = reference.parse(text, base)
-    if ref.kind == "pypi":
-        return not any((cache_folder() / "sources").glob("*")) if (cache_folder() / "sources").is_dir() else True
-    return ref.kind == "hf"
-
-
 def _parameters(settings: ModelSettings, base: Path) -> int | None:
     """Return a model's parameters from file headers; None when its weights are not here yet."""
     if settings.build is not None:
         widths = settings.build.widths
         return int(sum(9 * a * b for a, b in zip((1, *widths), widths, strict=False)))
-    ref = reference.parse(str(settings.model), base)
-    found = Path(ref.name) if ref.kind == "path" else None
-    if found is None or not found.exists():
-        return None
-    return weights.parameter_count(found)
+    found = reference.local(reference.parse(str(settings.model), base), settings.sha256, cache_folder())
+    return None if found is None else weights.parameter_count(found)
+
+
+def _missing(recipe: Recipe, base: Path) -> Iterator[str]:
+    """Yield the sources that have to be fetched first."""
+    given = (
+        (recipe.data.source, recipe.data.sha256),
+        (recipe.teacher.model, recipe.teacher.sha256),
+        (recipe.student.model, recipe.student.sha256),
+    )
+    for text, sha256 in given:
+        if text is None:
+            continue
+        ref = reference.parse(text, base)
+        if ref.kind in ("pypi", "hf") and reference.local(ref, sha256, cache_folder()) is None:
+            yield text
 
 
 def _speed() -> float:

@@ -89,7 +89,9 @@ def _finish(stage: Stage, inputs: Mapping[str, Artifact], site: _Site) -> Artifa
         parents = {name: artifact.key for name, artifact in inputs.items()}
         artifact = store.put(stage.name, stage.key, content, parents, {**card, "seconds": seconds})
         store.discard_work(stage.name, stage.key)
-    site.journal.add("stage-done", stage=stage.name, key=stage.key, seconds=seconds, reused=False, peak_rss_bytes=peak_rss())
+    site.journal.add(
+        "stage-done", stage=stage.name, key=stage.key, seconds=seconds, reused=False, peak_rss_bytes=peak_rss()
+    )
     say(f"      {seconds:.1f} s")
     return artifact
 

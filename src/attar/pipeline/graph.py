@@ -85,8 +85,18 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
     graph.add("compress", "Compress the student", {"steps": steps}, "data", "student")
     export = {"steps": steps, "to": recipe.export.to, "libraries": machine()}
     graph.add("export", "Export the bundle", export, "data", "compress")
-    models = ("control", "student", "compress", "export") if recipe.distill.control else ("student", "compress", "export")
-    graph.add("measure", "Measure every model", {"measure": measure, "seed": recipe.seed, "machine": machine()}, "data", *teacher, "record", *models)
+    models = (
+        ("control", "student", "compress", "export") if recipe.distill.control else ("student", "compress", "export")
+    )
+    graph.add(
+        "measure",
+        "Measure every model",
+        {"measure": measure, "seed": recipe.seed, "machine": machine()},
+        "data",
+        *teacher,
+        "record",
+        *models,
+    )
     return graph.stages
 
 
@@ -102,9 +112,18 @@ def _add_teacher(graph: _Builder) -> tuple[str, ...]:
     if not recipe.prompted:
         train = recipe.teacher.train
         settings = {} if train is None else train.model_dump(mode="json", exclude={"checkpoint_seconds"})
-        graph.add("teacher", "Train the teacher", {"model": weights, "train": settings, "seed": recipe.seed, **_numerics()}, "data")
+        graph.add(
+            "teacher",
+            "Train the teacher",
+            {"model": weights, "train": settings, "seed": recipe.seed, **_numerics()},
+            "data",
+        )
         return ("teacher",)
     graph.add("weights", "Fetch the teacher's weights", {"weights": weights})
-    prompt = {"prompt": recipe.prompt.teacher.model_dump(mode="json"), "seed": recipe.seed, "precision": recipe.teacher.precision}
+    prompt = {
+        "prompt": recipe.prompt.teacher.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "precision": recipe.teacher.precision,
+    }
     graph.add("prompt", "Find the teacher's prompt", {**prompt, **_numerics()}, "data", "weights")
     return ("weights", "prompt")

@@ -21,7 +21,9 @@ def processor() -> str:
     """Return the processor's name, for example ``"AMD EPYC 9B14"``."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         if names:
             return names[0]
     return platform.processor() or platform.machine()
@@ -39,7 +41,11 @@ def data_key(recipe: Recipe, base: Path) -> dict[str, object]:
 
     ``gold`` is no part of it: it decides which labels may be used, not which examples there are.
     """
-    return {"content": sources.fingerprint(recipe.data, base), "settings": recipe.data.model_dump(mode="json"), "seed": recipe.seed}
+    return {
+        "content": sources.fingerprint(recipe.data, base),
+        "settings": recipe.data.model_dump(mode="json"),
+        "seed": recipe.seed,
+    }
 
 
 def model_key(settings: ModelSettings, base: Path) -> dict[str, object]:

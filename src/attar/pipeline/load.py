@@ -51,14 +51,20 @@ def find(given: str) -> tuple[str, str, Path]:
         inside = path / "recipe.yaml"
         if inside.is_file():
             return path.name, _text(inside), path
-        raise AttarError(f"{given} is a folder. Give the recipe's file, or the name of a ready recipe ({', '.join(ready)}).")
-    raise AttarError(f"There is no recipe file '{given}', and no ready recipe of that name.{did_you_mean(given, ready)}")
+        raise AttarError(
+            f"{given} is a folder. Give the recipe's file, or the name of a ready recipe ({', '.join(ready)})."
+        )
+    raise AttarError(
+        f"There is no recipe file '{given}', and no ready recipe of that name.{did_you_mean(given, ready)}"
+    )
 
 
 def _text(path: Path) -> str:
     try:
         if path.stat().st_size > LARGEST:
-            raise AttarError(f"{path} has {path.stat().st_size:,} bytes; a recipe has at most {LARGEST:,}. Is it a data file?")
+            raise AttarError(
+                f"{path} has {path.stat().st_size:,} bytes; a recipe has at most {LARGEST:,}. Is it a data file?"
+            )
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise AttarError(f"{path} is not UTF-8 text (byte {error.start}). A recipe is a YAML file.") from error
@@ -151,7 +157,10 @@ def _chosen_mistakes(raw: Mapping[str, Any]) -> Iterator[Mistake]:
     """Check the settings beside every ``use``, which the schema leaves open."""
     distill = raw.get("distill")
     objectives = distill.get("objective", ()) if isinstance(distill, Mapping) else ()
-    for where, noun, entries in (("distill.objective", "objective", objectives), ("compress", "compressor", raw.get("compress", ()))):
+    for where, noun, entries in (
+        ("distill.objective", "objective", objectives),
+        ("compress", "compressor", raw.get("compress", ())),
+    ):
         single = isinstance(entries, (str, Mapping))
         rows = [entries] if single else entries if isinstance(entries, (list, tuple)) else []
         for place, row in enumerate(rows):

@@ -51,7 +51,9 @@ class Run:
 
     def interval(self, values: np.ndarray, name: str) -> statistics.Interval:
         """Return the mean of per-example values with its bootstrap interval."""
-        return statistics.bootstrap_mean(values, derive(self.recipe.seed, "bootstrap", name), self.recipe.measure.resamples)
+        return statistics.bootstrap_mean(
+            values, derive(self.recipe.seed, "bootstrap", name), self.recipe.measure.resamples
+        )
 
 
 def measure_all(recipe: Recipe, data: DataSet, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
@@ -65,8 +67,12 @@ def measure_all(recipe: Recipe, data: DataSet, inputs: Mapping[str, Artifact]) -
     """
     run = Run(recipe, data, inputs)
     if (run.test.labels < 0).any():
-        raise AttarError("The test split has examples without a gold label; quality is measured on gold labels. Name data.label.")
-    files = measure_files(_contenders(run), recipe.task, run.test, recipe.measure.texts, recipe.measure.warmup, recipe.seed)
+        raise AttarError(
+            "The test split has examples without a gold label; quality is measured on gold labels. Name data.label."
+        )
+    files = measure_files(
+        _contenders(run), recipe.task, run.test, recipe.measure.texts, recipe.measure.warmup, recipe.seed
+    )
     scores: Scores = {"teacher": run.recorded().answer(run.test).dense().numpy()}
     sizes: dict[str, dict[str, Any]] = {"teacher": _teacher_size(run)}
     for name, stage in (("control", "control"), ("student", "student"), ("compressed", "compress")):
@@ -75,9 +81,17 @@ def measure_all(recipe: Recipe, data: DataSet, inputs: Mapping[str, Artifact]) -
             scores[name] = ClassifierTeacher(model, assets.task(recipe.task), "").answer(run.test).dense().numpy()
             sizes[name] = _size(run, model, inputs[stage].folder)
     scores["exported"] = files["exported"].pop("scores")
-    sizes["exported"] = {**sizes["compressed"], "bytes": folder_bytes(inputs["export"].folder) - _card_bytes(inputs["export"].folder)}
+    sizes["exported"] = {
+        **sizes["compressed"],
+        "bytes": folder_bytes(inputs["export"].folder) - _card_bytes(inputs["export"].folder),
+    }
     models = [_row(run, name, scores, sizes[name], files) for name in scores]
-    return {"models": models, "verdict": _verdict(run, scores), "checks": _checks(run, scores), "own_prompt": _own_prompt(run)}
+    return {
+        "models": models,
+        "verdict": _verdict(run, scores),
+        "checks": _checks(run, scores),
+        "own_prompt": _own_prompt(run),
+    }
 
 
 def _card_bytes(folder: Path) -> int:
@@ -98,7 +112,9 @@ def _contenders(run: Run) -> list[Contender]:
     return [Contender("teacher", "prompt", run.inputs["weights"].folder, facts), student, exported]
 
 
-def _row(run: Run, name: str, scores: Scores, size: Mapping[str, Any], files: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _row(
+    run: Run, name: str, scores: Scores, size: Mapping[str, Any], files: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
     own = scores[name]
     gold = run.test.labels
     right = (own.argmax(axis=-1) == gold).astype(np.float64)
@@ -139,7 +155,9 @@ def _title(run: Run, name: str) -> str:
 def _short(settings: Any) -> str:
     if settings.build is not None:
         return f"{settings.build.net} of widths {'-'.join(str(width) for width in settings.build.widths)}"
-    return str(settings.model).rstrip("/").rpartition("#")[2].removesuffix(".gguf").rpartition("/")[2] or str(settings.model)
+    return str(settings.model).rstrip("/").rpartition("#")[2].removesuffix(".gguf").rpartition("/")[2] or str(
+        settings.model
+    )
 
 
 def _size(run: Run, model: Model, folder: Path) -> dict[str, Any]:
@@ -170,7 +188,11 @@ def _teacher_size(run: Run) -> dict[str, Any]:
     ids = torch.tensor([encode(tokenizer, prompt, str(_median_example(run).inputs[0]))])
     counted = flops.count_flops(lambda: model.base_model(input_ids=ids, use_cache=False))
     head = 2 * model.get_output_embeddings().weight.numel()
-    return {"parameters": flops.count_parameters(model), "flops": counted + head, "bytes": folder_bytes(folder) - _card_bytes(folder)}
+    return {
+        "parameters": flops.count_parameters(model),
+        "flops": counted + head,
+        "bytes": folder_bytes(folder) - _card_bytes(folder),
+    }
 
 
 def _verdict(run: Run, scores: Scores) -> dict[str, Any]:
@@ -179,7 +201,9 @@ def _verdict(run: Run, scores: Scores) -> dict[str, Any]:
     gold = run.test.labels
     right = {name: (scores[name].argmax(axis=-1) == gold).astype(np.float64) for name in ("student", "control")}
     difference = run.interval(right["student"] - right["control"], "verdict")
-    method = f"paired bootstrap over {difference.n} test examples, {run.recipe.measure.resamples} resamples, 95 % interval"
+    method = (
+        f"paired bootstrap over {difference.n} test examples, {run.recipe.measure.resamples} resamples, 95 % interval"
+    )
     figures = difference.to_json()
     return {
         "claim": "student over control",

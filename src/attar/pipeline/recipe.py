@@ -49,13 +49,17 @@ class TeacherSettings(ModelSettings):
     """Set the teacher: a language model that labels by a prompt, or a classifier, trained in the run or ready."""
 
     train: TrainSettings | None = Field(None, description="train the teacher on gold labels first")
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of its matrix products when it answers")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of its matrix products when it answers"
+    )
 
 
 class DistillSettings(TrainSettings):
     """Set how the student learns, and whether its control is trained."""
 
-    objective: tuple[Term, ...] = Field((Term(use="forward_kl", temperature=2.0),), description="what the student is compared by")
+    objective: tuple[Term, ...] = Field(
+        (Term(use="forward_kl", temperature=2.0),), description="what the student is compared by"
+    )
     control: bool = Field(True, description="train the same student on the same data without the teacher")
 
     @field_validator("objective", mode="before")

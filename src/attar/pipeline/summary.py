@@ -20,7 +20,9 @@ from attar.store.journal import Journal
 SCHEMA = 1
 
 
-def summarize(recipe: Recipe, stages: Mapping[str, Stage], done: Mapping[str, Artifact], folder: Path) -> dict[str, Any]:
+def summarize(
+    recipe: Recipe, stages: Mapping[str, Stage], done: Mapping[str, Artifact], folder: Path
+) -> dict[str, Any]:
     """Return the run's summary, schema 1 (see the reference in the docs).
 
     Args:
@@ -46,7 +48,9 @@ def summarize(recipe: Recipe, stages: Mapping[str, Stage], done: Mapping[str, Ar
         "seed": recipe.seed,
         "models": measured["models"],
         "prompt": _prompt(done, measured),
-        "record": {k: v for k, v in done["record"].card.items() if k in ("rows", "calls", "codec", "fidelity", "precision")},
+        "record": {
+            k: v for k, v in done["record"].card.items() if k in ("rows", "calls", "codec", "fidelity", "precision")
+        },
         "curves": {name: done[name].card["history"] for name in ("teacher", "control", "student") if name in done},
         "compress": [_plan(plan) for name in ("compress", "export") for plan in done[name].card["plans"]],
         "preflight": [*done["record"].card["preflight"], *done["student"].card["preflight"]],

@@ -103,12 +103,16 @@ def teacher(desk: Desk) -> dict[str, Any]:
     objective = assets.objective_of([(1.0, "cross_entropy", {})])
     lesson = Lesson(assets.task(recipe.task), found.split("train"), found.split("validation"), objective)
     seed = derive(recipe.seed, "teacher")
-    return train_model(origin, lesson, recipe.teacher.train, seed, (desk.work, desk.content), "training the teacher", recipe.device)
+    return train_model(
+        origin, lesson, recipe.teacher.train, seed, (desk.work, desk.content), "training the teacher", recipe.device
+    )
 
 
 def _origin(desk: Desk, settings: Any, found: DataSet) -> Origin:
     shape: Sequence[int] = found.train.inputs.shape[1:] if isinstance(found.train.inputs, np.ndarray) else ()
-    return Origin(settings, assets.fetch_weights(settings, desk.base, desk.cache), found.labels, tuple(int(n) for n in shape))
+    return Origin(
+        settings, assets.fetch_weights(settings, desk.base, desk.cache), found.labels, tuple(int(n) for n in shape)
+    )
 
 
 def prompt(desk: Desk) -> dict[str, Any]:
@@ -130,7 +134,9 @@ def _scorer(desk: Desk) -> Any:
     device = choose_device(desk.recipe.device)
     dtype = choose_precision(desk.recipe.teacher.precision, device)
     torch.set_num_threads(threads())
-    model, tokenizer = assets.language_model(desk.inputs["weights"].folder, dtype, device, desk.recipe.teacher.trust_remote_code)
+    model, tokenizer = assets.language_model(
+        desk.inputs["weights"].folder, dtype, device, desk.recipe.teacher.trust_remote_code
+    )
     return LabelWordScorer(model, tokenizer, desk.recipe.prompt.teacher.max_tokens)
 
 
@@ -170,7 +176,9 @@ def _own_prompt(desk: Desk, speaker: Any, found: DataSet) -> dict[str, Any] | No
         return None
     part = _part(found.test, desk.recipe.measure.own_prompt_examples, desk.recipe.seed)
     scores = speaker.scorer.answer(tuned.own, [str(text) for text in part.inputs])
-    write_json(desk.content / "own_prompt.json", {"keys": [int(k) for k in part.keys], "scores": np.round(scores, 5).tolist()})
+    write_json(
+        desk.content / "own_prompt.json", {"keys": [int(k) for k in part.keys], "scores": np.round(scores, 5).tolist()}
+    )
     return {"n": len(part)}
 
 
@@ -196,7 +204,15 @@ def _learn(desk: Desk, terms: Sequence[tuple[float, str, Mapping[str, Any]]], ti
     validation = assets.with_targets(found.split("validation"), speaker)
     lesson = Lesson(assets.task(recipe.task), train, validation, assets.objective_of(terms), speaker)
     places = (desk.work, desk.content)
-    return train_model(_origin(desk, recipe.student, found), lesson, recipe.distill, derive(recipe.seed, "student"), places, title, recipe.device)
+    return train_model(
+        _origin(desk, recipe.student, found),
+        lesson,
+        recipe.distill,
+        derive(recipe.seed, "student"),
+        places,
+        title,
+        recipe.device,
+    )
 
 
 def compress(desk: Desk) -> dict[str, Any]:
@@ -208,7 +224,9 @@ def compress(desk: Desk) -> dict[str, Any]:
 def export(desk: Desk) -> dict[str, Any]:
     """Export the bundle, with the compression steps that work on the graph."""
     steps = [(step.use, step.settings) for step in desk.recipe.compress]
-    return export_bundle(desk.inputs["compress"].folder, desk.recipe.task, steps, desk.data(), (desk.work, desk.content))
+    return export_bundle(
+        desk.inputs["compress"].folder, desk.recipe.task, steps, desk.data(), (desk.work, desk.content)
+    )
 
 
 def measure(desk: Desk) -> dict[str, Any]:

@@ -81,6 +81,12 @@ def snapshot(name: str, revision: str | None, inside: str | None, repository: Re
     return path
 
 
+def cached(name: str, revision: str | None) -> Path | None:
+    """Return the folder of a model repository in the local hub cache, or None if it is not there."""
+    found = huggingface_hub.try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def _explained(error: Exception, name: str, revision: str | None, repository: Repository) -> AttarError:
     asked = f"the {repository} repository {name}" + (f" at {revision}" if revision else "")
     if isinstance(error, errors.GatedRepoError):

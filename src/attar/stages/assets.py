@@ -17,7 +17,7 @@ from attar.optional import lazy
 from attar.sources import reference, weights
 from attar.students.folder import kind_of
 from attar.students.settings import ModelSettings
-from attar.students.transformers import load_tokenizer
+from attar.students.transformers import load_tokenizer, quiet_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +44,9 @@ def fetch_weights(settings: ModelSettings, base: Path, cache: Path) -> Path | No
     return found
 
 
-def language_model(folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False) -> tuple[Any, Any]:
+def language_model(
+    folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False
+) -> tuple[Any, Any]:
     """Return a causal language model in evaluation mode, with its tokenizer.
 
     Raises:
@@ -52,6 +54,7 @@ def language_model(folder: Path, dtype: torch.dtype, device: torch.device, trust
     """
     from transformers import AutoModelForCausalLM
 
+    quiet_transformers()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
@@ -91,6 +94,8 @@ def with_targets(examples: Examples, teacher: Teacher | None) -> Examples:
     if not unknown.any():
         return examples
     if teacher is None:
-        raise AttarError(f"{int(unknown.sum())} examples have no gold label, and no teacher was recorded to label them.")
+        raise AttarError(
+            f"{int(unknown.sum())} examples have no gold label, and no teacher was recorded to label them."
+        )
     chosen = teacher.answer(examples).dense().argmax(dim=-1).numpy()
     return Examples(examples.keys, examples.inputs, np.where(unknown, chosen, examples.labels))

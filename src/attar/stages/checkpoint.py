@@ -36,7 +36,9 @@ class Progress:
     stale: int = 0
 
 
-def save_checkpoint(folder: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(
+    folder: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
     """Write a checkpoint beside the old one, rename it into place, then remove the old one."""
     with disk_errors(folder):
         new = folder / f"step-{progress.step}.tmp"
@@ -106,7 +108,9 @@ def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def _flatten(state: Mapping[Any, Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    return {f"{index}.{name}": torch.as_tensor(value) for index, parts in state.items() for name, value in parts.items()}
+    return {
+        f"{index}.{name}": torch.as_tensor(value) for index, parts in state.items() for name, value in parts.items()
+    }
 
 
 def _unflatten(tensors: Mapping[str, torch.Tensor]) -> dict[int, dict[str, torch.Tensor]]:

@@ -41,7 +41,13 @@ class Origin:
 
 
 def train_model(
-    origin: Origin, lesson: Lesson, settings: TrainSettings, seed: int, places: tuple[Path, Path], title: str, device: str
+    origin: Origin,
+    lesson: Lesson,
+    settings: TrainSettings,
+    seed: int,
+    places: tuple[Path, Path],
+    title: str,
+    device: str,
 ) -> dict[str, Any]:
     """Train a model and write its folder.
 
@@ -66,7 +72,9 @@ def train_model(
     work, content = places
     for name, examples in (("training", lesson.train), ("validation", lesson.validation)):
         if len(examples) == 0:
-            raise AttarError(f"The {name} split is empty; a model needs at least one example there. Change data's sizes.")
+            raise AttarError(
+                f"The {name} split is empty; a model needs at least one example there. Change data's sizes."
+            )
     torch.manual_seed(derive(seed, "weights"))
     model = students.make(origin.settings, origin.weights, origin.labels, origin.shape)
     checks = preflight(model, lesson)

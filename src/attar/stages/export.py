@@ -50,7 +50,16 @@ def export(source: Path, task: str, steps: Steps, data: DataSet, places: tuple[P
     shutil.move(graph, content / "model.onnx")
     if model.processor is not None:
         model.processor.backend_tokenizer.save(str(content / "tokenizer.json"))
-    write_card(content, {"task": task, "labels": list(data.labels), "model": "model.onnx", "precision": precision, "input": _input(model)})
+    write_card(
+        content,
+        {
+            "task": task,
+            "labels": list(data.labels),
+            "model": "model.onnx",
+            "precision": precision,
+            "input": _input(model),
+        },
+    )
     return {"plans": plans, "precision": precision}
 
 

@@ -166,7 +166,9 @@ class Trainer:
         mine = self.schedule.batch(step)[self.accelerator.process_index :: self.accelerator.num_processes]
         micro = self.settings.micro_batch_size or self.settings.batch_size
         with self._autocast():
-            loss, weight = accumulate(self.lesson, self.model, self.lesson.train.take(mine), micro, self.accelerator.backward)
+            loss, weight = accumulate(
+                self.lesson, self.model, self.lesson.train.take(mine), micro, self.accelerator.backward
+            )
         loss, weight = self._over_processes(loss, weight)
         scale = self.accelerator.num_processes / weight  # processes average their gradients; the loss is one mean
         for parameter in self.module.parameters():

@@ -56,7 +56,9 @@ def preflight(model: Model, lesson: Lesson) -> list[dict[str, Any]]:
     failed = [check for check in checks if not check.passed]
     if failed:
         names = "; ".join(f"{check.name} ({check.value})" for check in failed)
-        raise AttarError(f"Preflight stopped the run before training: {names}. The objective or its settings are wrong.")
+        raise AttarError(
+            f"Preflight stopped the run before training: {names}. The objective or its settings are wrong."
+        )
     return [check.to_json() for check in checks]
 
 
@@ -73,7 +75,9 @@ def _relative(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def _micro_batches(model: Model, lesson: Lesson) -> Check:
     error = _relative(_gradient(model, lesson, len(lesson.train)), _gradient(model, lesson, 3))
-    return Check("gradient does not change with micro-batch size", error < TOLERANCE, f"relative difference {error:.1e}")
+    return Check(
+        "gradient does not change with micro-batch size", error < TOLERANCE, f"relative difference {error:.1e}"
+    )
 
 
 def _weight_zero(model: Model, lesson: Lesson) -> Check:
@@ -114,7 +118,9 @@ def _order(lesson: Lesson) -> Check:
     back = np.arange(len(lesson.train))[::-1].copy()
     reversed_rows: Rows = lesson.teacher.answer(lesson.train.take(back))
     places = torch.from_numpy(back)
-    same = torch.equal(forward.key[places], reversed_rows.key) and torch.equal(forward.dense()[places], reversed_rows.dense())
+    same = torch.equal(forward.key[places], reversed_rows.key) and torch.equal(
+        forward.dense()[places], reversed_rows.dense()
+    )
     return Check("the record answers alike in any order", same, "keys and scores equal" if same else "they differ")
 
 
@@ -126,7 +132,9 @@ def _gradient_ratio(model: Model, lesson: Lesson) -> Check:
     pull = _norm(model, lesson)
     ratio = plain / max(pull, 1e-12)
     if not 0.1 <= ratio <= 10:
-        say(f"  warning: the gradient of cross-entropy is {ratio:.2g} times the objective's; outside 0.1 to 10 one drowns the other")
+        say(
+            f"  warning: the gradient of cross-entropy is {ratio:.2g} times the objective's; outside 0.1 to 10 one drowns the other"
+        )
     return Check("gradient of cross-entropy against the objective's", True, f"{ratio:.2f} : 1")
 
 

@@ -44,7 +44,9 @@ class Known:
     scores: np.ndarray
 
 
-def record(teacher: Teacher, splits: Mapping[str, Examples], work: Path, content: Path, known: Known | None = None) -> dict[str, Any]:
+def record(
+    teacher: Teacher, splits: Mapping[str, Examples], work: Path, content: Path, known: Known | None = None
+) -> dict[str, Any]:
     """Record a teacher on all splits.
 
     Args:
@@ -74,7 +76,12 @@ def record(teacher: Teacher, splits: Mapping[str, Examples], work: Path, content
                     calls += asked
                     spoken.append(rows.dense())
                 bar.advance(len(part), name)
-    facts: dict[str, Any] = {"rows": total, "calls": calls, "codec": FullCodec.name, "preflight": _same(teacher, splits, shards)}
+    facts: dict[str, Any] = {
+        "rows": total,
+        "calls": calls,
+        "codec": FullCodec.name,
+        "preflight": _same(teacher, splits, shards),
+    }
     sample = spoken or [FullCodec().read(path).dense() for path in sorted(shards.glob("*.safetensors"))]
     facts["fidelity"] = fidelity(torch.cat(sample)).to_json()
     shutil.copytree(shards, content)  # the shards stay in the work folder until the record is in the store
@@ -114,7 +121,11 @@ def _same(teacher: Teacher, splits: Mapping[str, Examples], shards: Path) -> Seq
     kept = RecordedTeacher(shards, "").answer(probe).dense()
     worst = float((live.exp() - kept.exp()).abs().max())
     # bfloat16 answers move with the shape of the batch they stand in; probabilities by up to a few hundredths
-    check = {"name": "live and recorded teacher agree", "passed": worst < 0.1, "value": f"largest difference of a probability {worst:.4f}"}
+    check = {
+        "name": "live and recorded teacher agree",
+        "passed": worst < 0.1,
+        "value": f"largest difference of a probability {worst:.4f}",
+    }
     if worst >= 0.1:
         raise AttarError(
             f"The live teacher and its record differ by {worst:.3f} in a probability; they must agree to 0.1. Remove the "

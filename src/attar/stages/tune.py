@@ -43,7 +43,12 @@ class Tuned:
 
 
 def tune_prompt(
-    scorer: LabelWordScorer, settings: PromptSettings, labels: Sequence[str], splits: dict[str, Examples], work: Path, seed: int
+    scorer: LabelWordScorer,
+    settings: PromptSettings,
+    labels: Sequence[str],
+    splits: dict[str, Examples],
+    work: Path,
+    seed: int,
 ) -> Tuned:
     """Find the best prompt of the bank, or take the recipe's own and calibrate it.
 
@@ -70,11 +75,17 @@ def tune_prompt(
     if not prompts:
         raise _no_words(own)
     calibrations = {"auto": ("none", "batch"), "none": ("none",), "batch": ("batch",)}[settings.calibration]
-    demonstrations = Demonstrations(splits["train"], len(labels), settings.demonstrations if settings.search == "bank" else 0, seed)
+    demonstrations = Demonstrations(
+        splits["train"], len(labels), settings.demonstrations if settings.search == "bank" else 0, seed
+    )
     search = BankSearch(prompts, readings, validation.labels, calibrations, settings.block, demonstrations)
     _race(search, scorer, validation, work)
     best = search.winner()
-    facts = {"criterion": search.criterion, "tried": _table(search, scorer, seed), "token_forwards": scorer.token_forwards}
+    facts = {
+        "criterion": search.criterion,
+        "tried": _table(search, scorer, seed),
+        "token_forwards": scorer.token_forwards,
+    }
     return Tuned(replace(best.prompt, name=best.prompt.name), own, validation.keys, search.scores_of(best), facts)
 
 
@@ -90,7 +101,7 @@ def _no_words(own: TextPrompt) -> Exception:
 def _race(search: BankSearch, scorer: LabelWordScorer, validation: Examples, work: Path) -> None:
     journal = Journal(work / "scores.jsonl")
     known = {(e["forward"], e["first"], e["last"]): e["scores"] for e in journal.events("score")}
-    with progress("racing prompts", 0) as bar:
+    with progress("racing prompts", search.expected) as bar:
         while (asked := search.ask()) is not None:
             prompt, first, last = asked
             place = (prompt.forward_id, first, last)
@@ -181,7 +192,9 @@ def save(tuned: Tuned, folder: Path) -> None:
     """Write the prompts, the scores and the facts as JSON."""
     from attar.store.files import write_json
 
-    write_json(folder / "prompt.json", {"prompt": tuned.prompt.to_json(), "own": tuned.own.to_json(), "facts": tuned.facts})
+    write_json(
+        folder / "prompt.json", {"prompt": tuned.prompt.to_json(), "own": tuned.own.to_json(), "facts": tuned.facts}
+    )
     known = {"keys": [int(key) for key in tuned.keys], "scores": np.round(tuned.scores, 5).tolist()}
     (folder / "known.json").write_text(json.dumps(known), encoding="utf-8")
 

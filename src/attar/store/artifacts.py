@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.errors import AttarError
-from attar.store.files import disk_errors, read_json, remove, sha256_file, sync_folder, write_json
+from attar.store.files import disk_errors, read_json, remove, sha256_file, sync_file, sync_folder, write_json
 from attar.store.lock import hold
 
 CARD = "artifact.json"
@@ -132,9 +132,7 @@ class Store:
         files = {p.relative_to(content).as_posix(): p for p in sorted(content.rglob("*")) if p.is_file() and p != stale}
         with disk_errors(content):
             for path in files.values():
-                handle = os.open(path, os.O_RDONLY)
-                os.fsync(handle)
-                os.close(handle)
+                sync_file(path)
             checksums = {name: sha256_file(path) for name, path in files.items()}
             names = {"schema": SCHEMA, "key": key, "kind": kind, "parents": dict(parents), "card": dict(card)}
             body = {**names, "files": checksums}

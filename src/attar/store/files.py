@@ -33,13 +33,23 @@ def disk_errors(target: Path) -> Iterator[None]:
                 "the same command again: it goes on where it was."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise AttarError(f"{target} cannot be written ({error.strerror}). Choose a folder you may write.") from error
+            reason = f"{target} cannot be written ({error.strerror})."
+            raise AttarError(f"{reason} Choose a folder you may write.") from error
         raise
 
 
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut."""
     handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content survive a power cut; a rename alone may outlive what it renames."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

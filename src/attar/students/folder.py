@@ -47,11 +47,13 @@ def load(folder: Path) -> Model:
     Raises:
         AttarError: the folder is not a student's, or its files do not fit.
     """
+    from safetensors import SafetensorError
+
     card = read_json(folder / CARD)
     kind: Any = catalog.entry("student", card["kind"])()
     try:
         model: Model = kind.load(folder, dict(card["facts"]))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise AttarError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     model.module.eval()
     return model

@@ -28,7 +28,7 @@ class NetStudent:
     def make(self, settings: ModelSettings, weights: Path | None, labels: Sequence[str], shape: Sequence[int]) -> Model:
         """Return a new network with random weights (torch's seed decides them)."""
         build = settings.build or Build()
-        facts = {"build": build.model_dump(mode="json"), "shape": list(shape), "labels": list(labels)}
+        facts: dict[str, Any] = {"build": build.model_dump(mode="json"), "shape": list(shape), "labels": list(labels)}
         facts |= {"mean": 0.5, "std": 0.5}
         return Model(_module(build, shape, len(labels)), "net", None, facts)
 

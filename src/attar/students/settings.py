@@ -46,9 +46,9 @@ class ModelSettings(Settings):
     def _one_origin(self) -> ModelSettings:
         if (self.model is None) == (self.build is None):
             raise ValueError("give either `model` (weights to start from) or `build` (a size), not both or neither")
-        if isinstance(self.layers, tuple):
-            if not self.layers or min(self.layers) < 0 or len(set(self.layers)) < len(self.layers):
-                raise ValueError(f"layers must be different numbers from 0 up, got {list(self.layers)}")
+        chosen = self.layers if isinstance(self.layers, tuple) else (0,)
+        if not chosen or min(chosen) < 0 or len(set(chosen)) < len(chosen):
+            raise ValueError(f"layers must be different numbers from 0 up, got {list(chosen)}")
         if isinstance(self.layers, int) and self.layers < 1:
             raise ValueError(f"layers must be >= 1, got {self.layers}")
         return self

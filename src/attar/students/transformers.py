@@ -49,6 +49,7 @@ class TransformersStudent:
         """Read the classifier that `save` wrote."""
         from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
+        quiet_transformers()
         family = AutoModelForImageClassification if facts["shape"] else AutoModelForSequenceClassification
         tokenizer = None if facts["shape"] else load_tokenizer(folder)
         return Model(family.from_pretrained(folder), "transformers", tokenizer, facts)
@@ -57,6 +58,7 @@ class TransformersStudent:
 def _load(weights: Path, settings: ModelSettings, labels: Sequence[str], image: bool) -> Any:
     from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
+    quiet_transformers()
     family = AutoModelForImageClassification if image else AutoModelForSequenceClassification
     shared = {
         "num_labels": len(labels),
@@ -73,6 +75,14 @@ def _load(weights: Path, settings: ModelSettings, labels: Sequence[str], image: 
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise AttarError(f"{weights} cannot be loaded as a classifier by transformers: {reason}") from error
+
+
+def quiet_transformers() -> None:
+    """Silence the library's progress bars and advice: attar says what a user can act on."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attar.core.rows import Rows
+from attar.errors import AttarError
 from attar.optional import lazy
-from attar.store.files import disk_errors
+from attar.store.files import disk_errors, sync_file
 
 if TYPE_CHECKING:
     import torch
@@ -52,16 +53,27 @@ class FullCodec:
         from safetensors.torch import save_file
 
         beside = path.with_name(f".{path.name}.tmp")
-        parts = {"key": rows.key.contiguous(), "weight": rows.weight.float().contiguous(), "scores": encode(rows.dense())}
+        key, weight = rows.key.contiguous(), rows.weight.float().contiguous()
         with disk_errors(path):
-            save_file(parts, beside)
+            save_file({"key": key, "weight": weight, "scores": encode(rows.dense())}, beside)
+            sync_file(beside)
             beside.replace(path)
 
     def read(self, path: Path) -> Rows:
-        """Read a shard that `write` wrote."""
+        """Read a shard that `write` wrote.
+
+        Raises:
+            AttarError: the file is damaged, or no shard of a record.
+        """
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        parts = load_file(path)
+        try:
+            parts = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise AttarError(f"{path} is damaged: {error}. Remove it and run again.") from error
+        if not {"key", "weight", "scores"} <= parts.keys():
+            raise AttarError(f"{path} is no shard of a teacher's record. Remove it and run again.")
         return Rows(parts["key"], parts["weight"], parts["scores"].float())
 
 

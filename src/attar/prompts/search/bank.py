@@ -11,6 +11,7 @@ from scipy import stats
 
 from attar.core.examples import UNKNOWN
 from attar.core.prompt import TextPrompt
+from attar.errors import AttarError
 from attar.prompts.scoring import batch_calibration, calibrate, log_softmax
 
 ALPHA = 0.1  # one-sided: a prompt is dropped when the leader beats it at this level on the same examples
@@ -93,6 +94,8 @@ class BankSearch:
         block: int,
         demonstrate: Callable[[TextPrompt], Sequence[TextPrompt]],
     ) -> None:
+        if len(labels) == 0:
+            raise AttarError("A search for prompts needs validation examples, got none. Change data's sizes.")
         self._labels = labels
         self._readings = readings
         self._calibrations = tuple(calibrations)
@@ -131,6 +134,11 @@ class BankSearch:
             "alive": [self._prompts[name].name for name in self._alive],
             "left": {self._prompts[name].name: reason for name, reason in self._left.items()},
         }
+
+    @property
+    def expected(self) -> int:
+        """Return about how many examples the race will score: the first round, and half as many again for the rest."""
+        return len(self._prompts) * self._target + FINALISTS * len(self._labels)
 
     @property
     def criterion(self) -> str:

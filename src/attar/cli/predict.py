@@ -1,0 +1,63 @@
+"""``attar predict``: answers from the exported bundle, without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from attar.errors import AttarError
+
+if TYPE_CHECKING:
+    from attar.exporters.bundle import Bundle
+
+
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder or name, or a bundle's folder.")],
+    inputs: Annotated[
+        list[str] | None, typer.Argument(help="Texts, or image files; none reads lines from stdin.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="Read the inputs from a file, one a line.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of the runtime; 0 leaves the choice to it.")] = 0,
+) -> None:
+    """Answer texts or images from the exported bundle; one JSON line each on stdout."""
+    from attar.exporters.bundle import CARD, Bundle
+    from attar.store.runs import find_run
+
+    folder = Path(run)
+    bundle = Bundle(folder if (folder / CARD).is_file() else find_run(run) / "bundle", threads)
+    for one in _given(inputs, file):
+        print(json.dumps({"input": one, **_answer(bundle, one)}, ensure_ascii=False), flush=True)
+
+
+def _answer(bundle: Bundle, one: str) -> dict[str, Any]:
+    answer = bundle.answer([one] if bundle.card["input"]["kind"] == "text" else bundle.read_image(Path(one))[None])[0]
+    scores = {label: round(score, 6) for label, score in answer.scores.items()}
+    return {"label": answer.label, "probability": round(answer.probability, 6), "scores": scores}
+
+
+def _given(inputs: Sequence[str] | None, file: Path | None) -> Iterator[str]:
+    if inputs and file is not None:
+        raise AttarError("Give inputs on the command line or with --file, not both.")
+    if inputs:
+        yield from inputs
+        return
+    if file is None:
+        yield from _lines(sys.stdin)
+        return
+    try:
+        with file.open(encoding="utf-8") as handle:
+            yield from _lines(handle)
+    except (OSError, UnicodeDecodeError) as error:
+        raise AttarError(f"{file} cannot be read as UTF-8 text: {error}.") from error
+
+
+def _lines(handle: Any) -> Iterator[str]:
+    for line in handle:
+        text = line.rstrip("\n")
+        if text.strip():
+            yield text

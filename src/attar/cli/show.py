@@ -1,0 +1,26 @@
+"""``attar show``: a run's figures."""
+
+from __future__ import annotations
+
+from attar.cli.options import AsJson, RunName, print_json
+
+
+def show(run: RunName, as_json: AsJson = False) -> None:
+    """Show a run's models, prompts and verdict."""
+    from rich.console import Console
+
+    from attar.report.tables import models_table, prompts_table, verdict_line
+    from attar.report.words import headline
+    from attar.store.runs import load_summary
+
+    folder, summary = load_summary(run)
+    if as_json:
+        print_json(summary)
+        return
+    out = Console(highlight=False)
+    out.print(models_table(summary, width=out.width))
+    if summary.get("prompt"):
+        out.print(prompts_table(summary))
+    out.print(headline(summary), markup=False)
+    out.print(verdict_line(summary), markup=False)
+    out.print(f"\nreport  {folder / 'report.html'}", markup=False)

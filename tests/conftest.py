@@ -1,0 +1,189 @@
+"""Hold tiny models, tokenizers and data for all tests; nothing here needs the network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+CORPUS = [
+    "a fine warm jacket that fits well and lasts",
+    "the zip broke after one week, very bad quality",
+    "I love this dress: great color, soft and light!",
+    "too small, too thin; I sent it back the same day",
+    "good shoes for the price, would buy them again",
+    "terrible smell and the seams are already open",
+    "beautiful fabric, perfect length, worth every cent",
+    "not what the picture shows, cheap and scratchy",
+]
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}<eos>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--real", action="store_true", default=False, help="also run on real models, data and processes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--real"):
+        return
+    for item in items:
+        if item.get_closest_marker("real"):
+            item.add_marker(pytest.mark.skip(reason="needs --real"))
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep every test out of the user's cache and runs."""
+    monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("ATTAR_RUNS", str(tmp_path / "runs"))
+    yield
+
+
+def train_tokenizer(kind: str, size: int = 220) -> Any:
+    """Return a fast tokenizer of one kind, trained on the corpus in this process."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    if kind == "wordpiece":
+        tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        tokenizer.normalizer = normalizers.BertNormalizer()
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        trainer: Any = trainers.WordPieceTrainer(vocab_size=size, special_tokens=specials)
+        tokenizer.train_from_iterator(CORPUS, trainer)
+        pair = [(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
+        tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=pair)
+        tokenizer.decoder = decoders.WordPiece()
+        names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    elif kind == "bpe":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=256 + size, special_tokens=["<eos>", "<bos>"], initial_alphabet=alphabet)
+        tokenizer.train_from_iterator(CORPUS, trainer)
+        names = {"pad_token": "<eos>", "eos_token": "<eos>", "bos_token": "<bos>"}
+    else:
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+        specials = ["<s>", "<pad>", "</s>", "<unk>"]
+        trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=specials, unk_token="<unk>")
+        tokenizer.train_from_iterator(CORPUS, trainer)
+        ends = [(name, tokenizer.token_to_id(name)) for name in ("<s>", "</s>")]
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+        names = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Callable[[str], Any]:
+    """Return a maker of fresh tokenizers: ``wordpiece``, ``bpe`` or ``unigram``."""
+    return train_tokenizer
+
+
+def bert_config(vocabulary: int, **changes: Any) -> Any:
+    from transformers import BertConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    return BertConfig(vocab_size=vocabulary, max_position_embeddings=64, **{**sizes, **changes})
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tiny random BERT and its WordPiece tokenizer, as a hub would give it."""
+    import torch
+    from transformers import BertModel
+
+    folder = tmp_path_factory.mktemp("bert")
+    words = train_tokenizer("wordpiece")
+    torch.manual_seed(0)
+    BertModel(bert_config(len(words))).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tiny random Llama, a byte-level BPE tokenizer and a chat template."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("llama")
+    words = train_tokenizer("bpe")
+    words.chat_template = CHAT
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 48, "max_position_embeddings": 512}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    config = LlamaConfig(vocab_size=len(words), initializer_range=0.2, bos_token_id=1, eos_token_id=0, **sizes, **heads)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def texts() -> Any:
+    """Return eight labeled texts: fine (0) and bad (1) in turn."""
+    from attar.core.examples import Examples
+    from attar.seeds import content_key
+
+    keys = np.array([content_key(text.encode()) for text in CORPUS])
+    return Examples(keys, list(CORPUS), np.arange(len(CORPUS)) % 2)
+
+
+@pytest.fixture
+def text_student(bert_folder: Path) -> Any:
+    """Return a tiny BERT classifier of two labels."""
+    import torch
+
+    from attar.students import folder
+    from attar.students.settings import ModelSettings
+
+    torch.manual_seed(1)
+    model = folder.make(ModelSettings(model=str(bert_folder), max_length=32), bert_folder, ["fine", "bad"], ())
+    model.module.eval()
+    return model
+
+
+def make_images(count: int, seed: int = 0) -> Any:
+    """Return labeled images of 8 x 8 pixels: bright above (0) or bright below (1), with noise."""
+    from attar.core.examples import Examples
+
+    random = np.random.Generator(np.random.PCG64(seed))
+    labels = np.arange(count) % 2
+    pixels = random.integers(0, 120, (count, 1, 8, 8))
+    for place, label in enumerate(labels):
+        pixels[place, :, 4 * label : 4 * label + 4] += 100
+    return Examples(random.permutation(10 * count)[:count].astype(np.int64), pixels.astype(np.uint8), labels)
+
+
+@pytest.fixture
+def images() -> Callable[..., Any]:
+    """Return the maker of labeled images."""
+    return make_images
+
+
+@pytest.fixture
+def net() -> Callable[..., Any]:
+    """Return a maker of tiny networks for the images."""
+    import torch
+
+    from attar.students import folder
+    from attar.students.settings import Build, ModelSettings
+
+    def make(seed: int = 0, **build: Any) -> Any:
+        torch.manual_seed(seed)
+        settings = ModelSettings(build=Build(**{"net": "mlp", "widths": (8,), **build}))
+        return folder.make(settings, None, ["above", "below"], (1, 8, 8))
+
+    return make

@@ -187,3 +187,44 @@ def net() -> Callable[..., Any]:
         return folder.make(settings, None, ["above", "below"], (1, 8, 8))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def text_graph(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Return a tiny BERT classifier and its ONNX graph."""
+    import torch
+
+    from attar.exporters.onnx import OnnxExporter
+    from attar.students import folder
+    from attar.students.settings import ModelSettings
+
+    torch.manual_seed(1)
+    model = folder.make(ModelSettings(model=str(bert_folder), max_length=32), bert_folder, ["fine", "bad"], ())
+    path = tmp_path_factory.mktemp("graph") / "text.onnx"
+    OnnxExporter().export(model, path)
+    return model, path
+
+
+@pytest.fixture(scope="session")
+def image_graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """Return a tiny CNN, trained for a moment so that its answers are sure, and its ONNX graph."""
+    import torch
+
+    from attar.exporters.onnx import OnnxExporter
+    from attar.students import folder
+    from attar.students.settings import Build, ModelSettings
+    from attar.tasks.image_classification import ImageClassification
+
+    torch.manual_seed(0)
+    settings = ModelSettings(build=Build(net="cnn", widths=(6, 8)))
+    model = folder.make(settings, None, ["above", "below"], (1, 8, 8))
+    optimizer = torch.optim.Adam(model.module.parameters(), lr=0.02)
+    batch = ImageClassification().collate(model, make_images(64))
+    for _ in range(30):
+        loss = torch.nn.functional.cross_entropy(model.module(batch.inputs["pixel_values"]), batch.targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    path = tmp_path_factory.mktemp("graph") / "image.onnx"
+    OnnxExporter().export(model, path)
+    return model, path

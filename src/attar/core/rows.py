@@ -84,4 +84,5 @@ def weighted_mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
     This is the one reduction of the house: every loss is a mean over row weights.
     """
-    return (values * weight).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+    total = weight.sum()
+    return (values * weight).sum() / torch.where(total > 0, total, 1.0)  # a tiny divisor would give 0 x infinity backward

@@ -61,7 +61,7 @@ class Bundle:
         if not (folder / CARD).is_file():
             raise AttarError(f"{folder} is no bundle: it has no {CARD}. Give a run's folder, or its bundle folder.")
         self.folder = folder
-        self.card: dict[str, Any] = read_json(folder / CARD)
+        self.card = _read_card(folder / CARD)
         for name, sha256 in self.card["files"].items():
             if not (folder / name).is_file() or sha256_file(folder / name) != sha256:
                 raise AttarError(f"{folder / name} is damaged: its content is not what was exported. Export it again.")
@@ -126,6 +126,14 @@ class Bundle:
         settings = self.card["input"]
         pixels = (one[None].astype(np.float32) / 255.0 - settings["mean"]) / settings["std"]
         return {"pixel_values": pixels.astype(np.float32)}
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    card = read_json(path)
+    parts = {"files", "labels", "model", "input"}
+    if not isinstance(card, dict) or card.get("schema") != SCHEMA or not parts <= card.keys():
+        raise AttarError(f"{path.parent} is no bundle that this attar reads: its {CARD} is of another kind or version.")
+    return card
 
 
 def _session(path: Path, threads: int) -> Any:

@@ -111,9 +111,11 @@ def _clock(work: Path) -> Iterator[Any]:
     begin, ended = time.monotonic(), threading.Event()
 
     def spent() -> float:
+        """Return the seconds of all tries so far."""
         return round(before + time.monotonic() - begin, 3)
 
     def beat() -> None:
+        """Note the seconds until the stage ends."""
         while not ended.wait(HEARTBEAT):
             write_json(note, spent())
 
@@ -129,9 +131,9 @@ def _clock(work: Path) -> Iterator[Any]:
 def _put_bundle(export: Artifact, folder: Path) -> None:
     """Copy the bundle into the run's folder; a bundle that is there is whole."""
     target, beside = folder / "bundle", folder / ".bundle.tmp"
-    if target.is_dir() and (target / "bundle.json").is_file():
-        if (target / "bundle.json").read_bytes() == (export.folder / "bundle.json").read_bytes():
-            return
+    card = target / "bundle.json"
+    if card.is_file() and card.read_bytes() == (export.folder / "bundle.json").read_bytes():
+        return
     remove(beside)
     shutil.copytree(export.folder, beside, ignore=shutil.ignore_patterns("artifact.json"))
     remove(target)

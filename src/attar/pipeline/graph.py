@@ -53,6 +53,7 @@ class _Builder:
         self.stages: dict[str, Stage] = {}
 
     def add(self, name: str, title: str, settings: Mapping[str, Any], *parents: str) -> None:
+        """Add a stage whose parents are there already."""
         inputs = {parent: self.stages[parent].key for parent in parents}
         key = make_key(stage=name, version=VERSIONS[name], settings=dict(settings), inputs=inputs)
         self.stages[name] = Stage(name, key, parents, getattr(works, name), title)

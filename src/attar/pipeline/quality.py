@@ -222,8 +222,8 @@ def _checks(run: Run, scores: Scores) -> list[dict[str, Any]]:
     trimmed = statistics.agreement(scores["compressed"], scores["student"])
     if agreed < least:
         raise AttarError(
-            f"The exported model agrees with the PyTorch student on {agreed:.1%} of the test examples; the rule is {least:.1%} "
-            "(measure.agreement). Drop a compression step, or lower the rule if you accept the loss."
+            f"The exported model agrees with the PyTorch student on {agreed:.1%} of the test examples; the rule is "
+            f"{least:.1%} (measure.agreement). Drop a compression step, or lower the rule if you accept the loss."
         )
     return [
         {"name": "exported agrees with the PyTorch student", "value": agreed, "rule": f">= {least}", "passed": True},

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from attar import __version__, catalog
+from attar import catalog
 from attar.pipeline.graph import Stage
 from attar.pipeline.keys import machine
 from attar.pipeline.recipe import Recipe
@@ -37,7 +38,7 @@ def summarize(
     return {
         "schema": SCHEMA,
         "name": recipe.name,
-        "attar": __version__,
+        "attar": version("attar"),
         "task": recipe.task,
         "metric": {"name": catalog.entry("task", recipe.task).metric, "higher_is_better": True},
         "labels": data["labels"],

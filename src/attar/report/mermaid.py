@@ -34,6 +34,24 @@ def _label(stage: Mapping[str, Any]) -> str:
     return "<br/>".join(mermaid_escape(line) for line in lines if line)
 
 
+def _parents(stage: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(text(parent) for parent in items(stage.get("parents"))))
+
+
+def _ancestors(stages: Sequence[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Return every stage's ancestors by name and key; stages stand after their parents."""
+    above: dict[str, set[str]] = {}
+    for stage in mappings(stages):
+        found = {name for parent in _parents(stage) for name in (parent, *above.get(parent, ()))}
+        above.update({text(stage.get(key)): found for key in ("key", "stage") if text(stage.get(key))})
+    return above
+
+
+def _direct(stage: Mapping[str, Any], above: Mapping[str, set[str]]) -> list[str]:
+    parents = _parents(stage)
+    return [one for one in parents if not any(one in above.get(other, ()) for other in parents if other != one)]
+
+
 def pipeline_mermaid(stages: Sequence[Mapping[str, Any]]) -> str:
     """Write a pipeline as a Mermaid flowchart.
 
@@ -42,7 +60,8 @@ def pipeline_mermaid(stages: Sequence[Mapping[str, Any]]) -> str:
             ``seconds``, ``reused`` and ``note``. A parent that is no stage becomes a node of its own.
 
     Returns:
-        The text of a ``flowchart LR``, one node or edge a line.
+        The text of a ``flowchart LR``, one node or edge a line. An edge that a longer path implies is not drawn: a
+        last stage that reads from all others would cover the picture with arrows.
 
     Example:
         >>> print(pipeline_mermaid([{"stage": "data"}, {"stage": "record", "parents": ["data"], "seconds": 2}]))
@@ -54,10 +73,10 @@ def pipeline_mermaid(stages: Sequence[Mapping[str, Any]]) -> str:
     known: dict[str, str] = {}
     for index, stage in enumerate(mappings(stages)):
         known.update({text(stage.get(key)): f"s{index}" for key in ("key", "stage") if text(stage.get(key))})
-    nodes, edges = [], []
+    nodes, edges, above = [], [], _ancestors(stages)
     for index, stage in enumerate(mappings(stages)):
         nodes.append(f's{index}["{_label(stage)}"]')
-        for parent in dict.fromkeys(text(parent) for parent in items(stage.get("parents"))):
+        for parent in _direct(stage, above):
             if parent not in known:
                 known[parent] = f"p{len(known)}"
                 nodes.append(f'{known[parent]}["{mermaid_escape(parent)}"]')

@@ -75,8 +75,8 @@ class Worker:
         line = self._process.stdout.readline() if self._process.stdout else ""
         if not line:
             raise AttarError(
-                f"The process that measures a model ended with status {self._process.wait()}. Its words are above; if it was "
-                "killed, memory may be short."
+                f"The process that measures a model ended with status {self._process.wait()}. Its words are above; if "
+                "it was killed, memory may be short."
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
@@ -149,7 +149,7 @@ def _interleave(
 ) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
     times: dict[str, list[float]] = {name: [] for name in workers}
     lengths: dict[str, list[int]] = {name: [] for name in workers}
-    for name, worker in workers.items():
+    for worker in workers.values():
         for place in chosen[:warmup]:
             worker.ask(do="time", place=int(place))
     with progress("measuring latency", len(chosen) * len(workers)) as bar:

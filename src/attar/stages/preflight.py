@@ -133,7 +133,8 @@ def _gradient_ratio(model: Model, lesson: Lesson) -> Check:
     ratio = plain / max(pull, 1e-12)
     if not 0.1 <= ratio <= 10:
         say(
-            f"  warning: the gradient of cross-entropy is {ratio:.2g} times the objective's; outside 0.1 to 10 one drowns the other"
+            f"  warning: the gradient of cross-entropy is {ratio:.2g} times the objective's; outside 0.1 to 10 one "
+            "drowns the other"
         )
     return Check("gradient of cross-entropy against the objective's", True, f"{ratio:.2f} : 1")
 

@@ -128,7 +128,7 @@ def _same(teacher: Teacher, splits: Mapping[str, Examples], shards: Path) -> Seq
     }
     if worst >= 0.1:
         raise AttarError(
-            f"The live teacher and its record differ by {worst:.3f} in a probability; they must agree to 0.1. Remove the "
-            f"folder {shards.parent} and run again."
+            f"The live teacher and its record differ by {worst:.3f} in a probability; they must agree to 0.1. Remove "
+            f"the folder {shards.parent} and run again."
         )
     return [check]

@@ -12,12 +12,14 @@ import numpy as np
 
 from attar.core.examples import UNKNOWN, Examples
 from attar.core.prompt import TextPrompt
+from attar.errors import AttarError
 from attar.log import progress
 from attar.meters.statistics import bootstrap_mean
 from attar.prompts.bank import PromptSettings, bank_prompts, own_prompt, word_variants
 from attar.prompts.scoring import LabelWordScorer, batch_calibration, distinct, encode
 from attar.prompts.search.bank import BankSearch, Reading
 from attar.seeds import derive
+from attar.store.files import read_json, write_json
 from attar.store.journal import Journal
 
 DEMONSTRATION_CHARACTERS = 300  # a solved example is shown in every prompt; long ones cost more than they teach
@@ -86,15 +88,13 @@ def tune_prompt(
         "tried": _table(search, scorer, seed),
         "token_forwards": scorer.token_forwards,
     }
-    return Tuned(replace(best.prompt, name=best.prompt.name), own, validation.keys, search.scores_of(best), facts)
+    return Tuned(best.prompt, own, validation.keys, search.scores_of(best), facts)
 
 
-def _no_words(own: TextPrompt) -> Exception:
-    from attar.errors import AttarError
-
+def _no_words(own: TextPrompt) -> AttarError:
     return AttarError(
-        f"The label words {list(own.words)} begin with the same token of the teacher's vocabulary, so one forward pass cannot "
-        "tell them apart. Give prompt.teacher.words that begin differently."
+        f"The label words {list(own.words)} begin with the same token of the teacher's vocabulary, so one forward pass "
+        "cannot tell them apart. Give prompt.teacher.words that begin differently."
     )
 
 
@@ -190,8 +190,6 @@ def calibrate_prompt(scorer: LabelWordScorer, prompt: TextPrompt, texts: Sequenc
 
 def save(tuned: Tuned, folder: Path) -> None:
     """Write the prompts, the scores and the facts as JSON."""
-    from attar.store.files import write_json
-
     write_json(
         folder / "prompt.json", {"prompt": tuned.prompt.to_json(), "own": tuned.own.to_json(), "facts": tuned.facts}
     )
@@ -201,8 +199,6 @@ def save(tuned: Tuned, folder: Path) -> None:
 
 def load(folder: Path) -> Tuned:
     """Read what `save` wrote."""
-    from attar.store.files import read_json
-
     body, known = read_json(folder / "prompt.json"), read_json(folder / "known.json")
     return Tuned(
         TextPrompt.from_json(body["prompt"]),

@@ -50,7 +50,8 @@ class Journal:
         """Yield the events in order, all or those of one name."""
         if not self.path.exists():
             return
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        # not splitlines, which also splits at U+2028 and the like within a text
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 found = json.loads(line)
             except ValueError:  # torn by a power cut; the event it stood for was not finished

@@ -36,8 +36,10 @@ class TransformersStudent:
             return Model(module, "transformers", None, {**facts, "mean": 0.5, "std": 0.5})
         tokenizer = load_tokenizer(weights)
         module.config.pad_token_id = tokenizer.pad_token_id
-        longest = getattr(module.config, "max_position_embeddings", None) or settings.max_length
-        return Model(module, "transformers", tokenizer, {**facts, "max_length": min(settings.max_length, int(longest))})
+        positions = getattr(module.config, "max_position_embeddings", None) or settings.max_length
+        # the tokenizer knows where positions begin above 0, as in RoBERTa: 512 of 514
+        longest = min(settings.max_length, int(positions), int(tokenizer.model_max_length))
+        return Model(module, "transformers", tokenizer, {**facts, "max_length": longest})
 
     def save(self, model: Model, folder: Path) -> None:
         """Write a folder that ``AutoModelFor...Classification.from_pretrained`` reads."""

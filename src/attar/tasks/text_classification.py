@@ -45,6 +45,8 @@ class TextClassification:
 
     def length(self, model: Model, examples: Examples) -> np.ndarray:
         """Return the number of tokens of each example ``(examples,)``."""
+        if len(examples) == 0:  # tokenizers refuse an empty batch
+            return np.zeros(0, np.int64)
         encoded = model.processor(_texts(examples), truncation=True, max_length=model.facts["max_length"])
         return np.array([len(ids) for ids in encoded["input_ids"]])
 

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from attar.students.settings import Build, ModelSettings, choose_layers
+
+
+@pytest.mark.parametrize(
+    ("wanted", "available", "kept"),
+    [(1, 1, (0,)), (2, 12, (0, 11)), (4, 12, (0, 3, 7, 11)), (6, 6, (0, 1, 2, 3, 4, 5)), ((4, 1), 6, (1, 4))],
+)
+def test_layers_kept(wanted: Any, available: int, kept: tuple[int, ...]) -> None:
+    assert choose_layers(wanted, available) == kept
+
+
+@pytest.mark.parametrize("wanted", [7, (0, 6)])
+def test_layers_that_are_not_there(wanted: Any) -> None:
+    with pytest.raises(ValueError, match="has 6 layers"):
+        choose_layers(wanted, 6)
+
+
+@pytest.mark.parametrize("given", [{}, {"model": "a", "build": Build()}])
+def test_one_origin(given: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match="not both or neither"):
+        ModelSettings(**given)
+
+
+@pytest.mark.parametrize("layers", [0, -1, (), (1, 1), (-1,)])
+def test_layers_that_make_no_sense(layers: Any) -> None:
+    with pytest.raises(ValidationError, match="layers must be"):
+        ModelSettings(model="a", layers=layers)
+
+
+def test_widths_are_positive() -> None:
+    with pytest.raises(ValidationError, match="widths must all be >= 1"):
+        Build(widths=(4, 0))

@@ -15,6 +15,7 @@ lint: ## style and form
 
 types: ## the strict type checker
 	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy tools/*.py
 
 floors: ## imports go down only
 	$(PYTHON) tools/floors.py

@@ -120,7 +120,7 @@ class Bench:
         """Return a copy of the bundle, to be spoilt."""
         return Path(shutil.copytree(self.stock / "bundle", self.folder / name))
 
-    def run_folder(self, name: str, **summary: Any) -> Path:
+    def run_folder(self, name: str, /, **summary: Any) -> Path:
         """Write a finished run's folder; without facts, an unfinished one's."""
         folder = self.folder / "runs" / name
         folder.mkdir(parents=True)

@@ -37,8 +37,12 @@ def type_words(annotation: Any) -> str:
         return type_words(arguments[0])
     if origin in (Union, types.UnionType):
         return _union([argument for argument in arguments if argument is not type(None)])
+    return _generic(origin, arguments)
+
+
+def _generic(origin: Any, arguments: tuple[Any, ...]) -> str:
     if origin is Literal:
-        return ", ".join(f"`{json.dumps(choice) if not isinstance(choice, str) else choice}`" for choice in arguments)
+        return ", ".join(f"`{choice if isinstance(choice, str) else json.dumps(choice)}`" for choice in arguments)
     if origin in (tuple, list):
         return f"list of {_plural(type_words(arguments[0]))}"
     if origin is not None and issubclass(origin, Mapping):

@@ -40,9 +40,10 @@ FLOORS: dict[str, float] = {
 }
 """Folder or file of the package -> its floor. Floors 1 and 6 have half floors, from the lowest up."""
 
-HEAVY = frozenset(
-    ("torch", "torchvision", "timm", "transformers", "accelerate", "peft", "datasets", "onnx", "onnxruntime", "onnxscript")
-)
+HEAVY = {
+    *("torch", "torchvision", "timm", "transformers", "accelerate", "peft", "datasets"),
+    *("onnx", "onnxruntime", "onnxscript"),
+}
 """Libraries that no module imports when it is loaded: `attar check` answers before they would be there."""
 
 
@@ -111,7 +112,8 @@ def violations(found: Mapping[str, list[Import]]) -> Iterator[str]:
 def _broken(module: str, here: str, row: Import, found: Mapping[str, list[Import]]) -> Iterator[str]:
     where = f"{PACKAGE}.{module}:{row.line}" if module else f"{PACKAGE}:{row.line}"
     if row.at_load and row.target.split(".")[0] in HEAVY:
-        yield f"{where} imports {row.target} when it is loaded; import it where it is used, or through attar.optional.lazy."
+        rule = "import it where it is used, or through attar.optional.lazy"
+        yield f"{where} imports {row.target} when it is loaded; {rule}."
     if row.target.startswith("."):
         yield f"{where} imports relatively; give the whole name."
     target = resolve(row.target, found)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Generate the reference pages from the code.
 
-    python tools/reference.py            writes docs/reference/{recipe,cli,catalogue}.md
-    python tools/reference.py --check    writes nothing; exit status 1 if a page is not what the code says
+python tools/reference.py            writes docs/reference/{recipe,cli,catalogue}.md
+python tools/reference.py --check    writes nothing; exit status 1 if a page is not what the code says
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import figures
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -42,14 +44,15 @@ def test_map_covers_every_file_and_folder() -> None:
 
 def test_table_of_figures(tmp_path: Path) -> None:
     machine = {"processor": "Some Processor", "cores": 2}
-    figures = {"teacher_accuracy": 0.8765, "p50_ratio": 0.05, "other": {"inner": 1.5}}
-    result = {"benchmark": "reviews", "commit": "0123456789", "machine": machine, "figures": figures}
+    found = {"teacher_accuracy": 0.8769, "p50_ratio": 0.05, "other": {"inner": 1.5}}
+    result = {"benchmark": "reviews", "commit": "0123456789", "machine": machine, "figures": found}
     (tmp_path / "reviews.some.json").write_text(json.dumps(result), encoding="utf-8")
-    code = "import sys, pathlib, figures; print(figures.table(figures.results(pathlib.Path(sys.argv[1]))))"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT / "tools", check=True
-    )
-    assert "teacher **87.6 %**" in done.stdout or "teacher **87.7 %**" in done.stdout
-    assert "latency at batch 1 (p50) **1/20.0 of the teacher's**" in done.stdout
-    assert "other.inner **1.5**" in done.stdout
-    assert "`0123456`" in done.stdout
+    said = figures.table(figures.results(tmp_path))
+    assert "teacher **87.7 %**" in said
+    assert "latency at batch 1 (p50) **1/20.0 of the teacher's**" in said
+    assert "other.inner **1.5**" in said
+    assert "`0123456`" in said
+
+
+def test_table_without_results_says_so(tmp_path: Path) -> None:
+    assert figures.table(figures.results(tmp_path)) == figures.EMPTY

@@ -1,4 +1,4 @@
-"""Pages hold together: links lead somewhere, recipes are valid, Python is Python, nothing of a workplace is named."""
+"""Pages hold together: links lead somewhere, recipes are valid, Python compiles, nothing is left out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 import yaml
 
 from attar.pipeline.load import ready_recipes, validate
-
-from .blocks import PAGES, ROOT, Block, blocks
+from markdown_blocks import PAGES, ROOT, Block, blocks
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from .blocks import ROOT, blocks
+from markdown_blocks import ROOT, blocks
 
 TUTORIAL = ROOT / "docs" / "tutorial" / "first-run.md"
 Shell = Callable[..., subprocess.CompletedProcess[str]]

@@ -86,12 +86,12 @@ def test_cross_entropy_value_is_the_slow_one(smoothing: float) -> None:
     loss = CrossEntropy(settings)(_rows(logits, weight), None, targets).total
     summed, total = 0.0, 0.0
     for row, target, own in zip(logits.tolist(), targets.tolist(), weight.tolist(), strict=True):
+        total += own
         if target == UNKNOWN:
             continue
         logp = [x - math.log(sum(math.exp(y) for y in row)) for x in row]
         hard = [smoothing / 3 + (1 - smoothing) * (place == target) for place in range(3)]
         summed += own * -sum(h * x for h, x in zip(hard, logp, strict=True))
-        total += own
     assert loss.item() == pytest.approx(summed / total, rel=1e-5)
 
 

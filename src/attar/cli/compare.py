@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from attar.cli.options import AsJson, print_json
+from attar.errors import AttarError
 
 
 def compare(
@@ -24,6 +25,11 @@ def compare(
     from attar.store.runs import load_summary
 
     one, other = load_summary(first)[1], load_summary(second)[1]
+    if one.get("task") != other.get("task"):
+        raise AttarError(
+            f"Runs of different tasks cannot be compared: {first} is {one.get('task')}, {second} is {other.get('task')}. "
+            "Give two runs of one task."
+        )
     if as_json:
         print_json(asdict(compare_rows(one, other)))
     else:

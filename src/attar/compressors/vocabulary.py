@@ -25,7 +25,7 @@ else:
 class Vocabulary:
     """Shrink tokenizer and embeddings together.
 
-    A token stays if the training texts use it, if it is special, if it is a single character or byte, or if it has a
+    A token stays if the task's texts use it, if it is special, if it is a single character or byte, or if it has a
     character that no single-character token covers: any text that could be tokenized before still can be. Texts made
     of kept tokens are tokenized as before, so the model's answers on them do not change at all; an unseen word falls
     into shorter pieces.
@@ -41,7 +41,7 @@ class Vocabulary:
     class Settings(Settings):
         """Set which tokens stay."""
 
-        minimum_count: int = Field(1, ge=1, description="times the training texts must use a token for it to stay")
+        minimum_count: int = Field(1, ge=1, description="times the task's texts must use a token for it to stay")
 
     def __init__(self, settings: Vocabulary.Settings) -> None:
         self.settings = settings
@@ -51,7 +51,7 @@ class Vocabulary:
 
         Args:
             model: a `transformers` classifier with a WordPiece, BPE or Unigram tokenizer.
-            calibration: the task's training texts.
+            calibration: the task's texts, the test split's left out.
 
         Returns:
             The model with its new tokenizer, and what was done.
@@ -68,7 +68,7 @@ class Vocabulary:
         _trim_embeddings(model.module, kept)
         _renumber_config(model.module, tokenizer, kept)
         model.processor = tokenizer
-        often = f"{self.settings.minimum_count} times or more in {len(calibration)} training texts"
+        often = f"{self.settings.minimum_count} times or more in {len(calibration)} texts"
         note = f"{len(used)} tokens are used {often}"
         return model, Plan("vocabulary", before, _facts(model), (note,))
 

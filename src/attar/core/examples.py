@@ -57,6 +57,7 @@ class DataSet:
         test: what is reported; nothing is ever chosen on it.
         gold: the splits whose gold labels may be used.
         facts: what reading and splitting found (rows read, dropped, duplicates, counts of labels).
+        spare: examples in no split, without labels: text that shows what the task's words are; None if there are none.
     """
 
     labels: tuple[str, ...]
@@ -65,6 +66,7 @@ class DataSet:
     test: Examples
     gold: frozenset[str]
     facts: Mapping[str, Any] = field(default_factory=dict)
+    spare: Examples | None = None
 
     def split(self, name: str) -> Examples:
         """Return the split ``train``, ``validation`` or ``test``, its labels hidden where the recipe forbids them."""

@@ -19,7 +19,10 @@ else:
 
 
 class CrossEntropy:
-    """Raise the score of the right choice; rows without a target do not count.
+    """Raise the score of the right choice; a row without a target adds nothing.
+
+    The mean is over all row weights, also those of rows without a target: each row's pull is then the same in any
+    batch, and gradients do not change with the size of micro-batches.
 
     Args:
         settings: see `CrossEntropy.Settings`.
@@ -45,7 +48,6 @@ class CrossEntropy:
 
     def __call__(self, student: Rows, teacher: Rows | None, targets: torch.Tensor) -> Loss:
         """Return the loss against ``targets (rows,)``; `attar.core.examples.UNKNOWN` is passed over."""
-        known = targets != UNKNOWN
         losses = torch.nn.functional.cross_entropy(
             student.dense().float(),
             targets,
@@ -53,5 +55,5 @@ class CrossEntropy:
             ignore_index=UNKNOWN,
             label_smoothing=self.settings.label_smoothing,
         )
-        loss = weighted_mean(losses, student.weight * known)
+        loss = weighted_mean(losses, student.weight)
         return Loss(loss, {"cross_entropy": loss.detach()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,13 +18,14 @@ from attar.pipeline.recipe import Recipe
 from attar.prompts.bank import bank_prompts, word_variants
 from attar.settings import cache_folder
 from attar.sources import data as sources
-from attar.sources import reference, weights
+from attar.sources import reference, weights, zoo
 from attar.store.artifacts import Store
 from attar.students.folder import kind_of
 from attar.students.settings import ModelSettings
 
 GIVES = frozenset({"logits", "hard"})
 """The signals that both kinds of teacher give: a classifier's scores, a language model's label words."""
+LANGUAGE = re.compile("CausalLM|LMHead|ConditionalGeneration")  # in the names of architectures that write text
 TOKENS_A_TEXT = 96  # of a text whose length is not known before its data is read
 
 
@@ -118,20 +120,37 @@ def _model_mistakes(recipe: Recipe, where: str, settings: ModelSettings, base: P
         if text:
             yield Mistake(f"{where}.build", "makes networks for images; a text task needs `model`.")
         return
-    if kind_of(settings) in ("timm", "torchvision"):
-        if text:
-            yield Mistake(f"{where}.model", f"must be a text model for {recipe.task}, got {settings.model!r}.")
+    if kind_of(settings) in ("timm", "torchvision") and text:
+        yield Mistake(f"{where}.model", f"must be a text model for {recipe.task}, got {settings.model!r}.")
         return
     try:
         ref = reference.parse(str(settings.model), base)
         yield from (Mistake(f"{where}.model", message) for message in reference.check(ref, settings.sha256))
-        if ref.kind == "path" and Path(ref.name).exists():
-            weights.check_weights(Path(ref.name))
-            yield from _shape_mistakes(where, settings, weights.model_config(Path(ref.name)))
+        if ref.kind in ("timm", "torchvision"):
+            zoo.check_name(ref.kind, ref.name)
         if ref.kind == "sklearn":
             yield Mistake(f"{where}.model", "must be a model; sklearn: gives data.")
+        found = reference.local(ref, settings.sha256, cache_folder())
+        if found is not None and ref.kind != "hf":  # a hub's folder may be here in part
+            yield from _folder_mistakes(recipe, where, settings, found)
     except AttarError as error:
         yield Mistake(f"{where}.model", str(error))
+
+
+def _folder_mistakes(recipe: Recipe, where: str, settings: ModelSettings, found: Path) -> Iterator[Mistake]:
+    """Look into weights that are here already; only their headers are read."""
+    weights.check_weights(found)
+    if recipe.task == "text-classification":
+        weights.check_tokenizer(found)
+    config = weights.model_config(found)
+    yield from _shape_mistakes(where, settings, config)
+    kinds = config.get("architectures") or ()
+    if where == "teacher" and recipe.prompted and kinds and not any(LANGUAGE.search(str(kind)) for kind in kinds):
+        yield Mistake(
+            "teacher.model",
+            f"must be a causal language model to answer a prompt, and {found} holds {', '.join(map(str, kinds))}. "
+            "Choose another, or add teacher.train to train it on gold labels first.",
+        )
 
 
 def _shape_mistakes(where: str, settings: ModelSettings, config: Mapping[str, Any]) -> Iterator[Mistake]:
@@ -139,10 +158,11 @@ def _shape_mistakes(where: str, settings: ModelSettings, config: Mapping[str, An
     if settings.layers is None or not isinstance(available, int):
         return
     most = max(settings.layers) + 1 if isinstance(settings.layers, tuple) else settings.layers
+    shown = list(settings.layers) if isinstance(settings.layers, tuple) else settings.layers
     if most > available:
         yield Mistake(
             f"{where}.layers",
-            f"must be within the model's {available} layers (0 to {available - 1}), got {settings.layers}.",
+            f"must be within the model's {available} layers (0 to {available - 1}), got {shown}.",
         )
 
 

@@ -17,7 +17,7 @@ from attar.pipeline.graph import Stage, build
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.works import Desk
 from attar.settings import cache_folder
-from attar.stages.memory import peak_rss
+from attar.stages.memory import give_back, peak_rss
 from attar.store.artifacts import Artifact, Store
 from attar.store.files import read_json, remove, write_bytes, write_json
 from attar.store.journal import Journal
@@ -85,6 +85,7 @@ def _finish(stage: Stage, inputs: Mapping[str, Artifact], site: _Site) -> Artifa
             content = work / "content"
             desk = Desk(site.recipe, site.base, store.root, stage.key, inputs, work, content)
             card = stage.work(desk)
+        give_back()
         seconds = clock()
         parents = {name: artifact.key for name, artifact in inputs.items()}
         artifact = store.put(stage.name, stage.key, content, parents, {**card, "seconds": seconds})

@@ -15,6 +15,7 @@ from attar.errors import AttarError, Mistake, RecipeError, did_you_mean
 from attar.pipeline.recipe import Recipe
 
 LARGEST = 1 << 20  # bytes; a recipe is a page, and a data file given in its place should not be parsed
+MANY = 100_000  # values with every alias written out; a few lines of aliases of aliases can stand for billions
 
 
 def ready_recipes() -> dict[str, str]:
@@ -102,7 +103,20 @@ def parse(text: str, source: str) -> dict[str, Any]:
         raise AttarError(f"{source} is not YAML{where}: {problem}.") from error
     if not isinstance(value, dict):
         raise AttarError(f"{source} must hold keys and values (task:, data:, ...), got {type(value).__name__}.")
+    if _count(value, {}) > MANY:
+        raise AttarError(f"{source} stands for more than {MANY:,} values: its aliases (*name) multiply. Write them out.")
     return value
+
+
+def _count(value: Any, seen: dict[int, int]) -> int:
+    """Return how many values there are with every alias written out; an alias to what holds it counts without end."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in seen:
+        seen[id(value)] = MANY + 1
+        inner = value.values() if isinstance(value, dict) else value
+        seen[id(value)] = 1 + sum(_count(one, seen) for one in inner)
+    return seen[id(value)]
 
 
 def load_recipe(given: str, overrides: Mapping[str, Any] | None = None) -> tuple[Recipe, Path]:
@@ -145,6 +159,8 @@ def validate(raw: Mapping[str, Any], source: str) -> Recipe:
 
 def _set(raw: dict[str, Any], path: str, value: Any) -> None:
     *parents, last = path.split(".")
+    if "" in (*parents, last):
+        raise AttarError(f"--set {path}: a name between the dots is empty. Write it as --set distill.epochs=1")
     for parent in parents:
         child = raw.setdefault(parent, {})
         if not isinstance(child, dict):
@@ -237,7 +253,8 @@ def _real_path(location: Sequence[Any], raw: Any, kind: str) -> list[Any]:
 
 
 def _message(found: Any, model: type[BaseModel], location: Sequence[Any]) -> str:
-    kind, context = found["type"], dict(found.get("ctx", {}))
+    kind = found["type"]
+    context = {name: f"{v:g}" if isinstance(v, float) else v for name, v in found.get("ctx", {}).items()}
     if kind == "missing":
         description = _description(model, location)
         return f"is required{f' ({description})' if description else ''}."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -150,8 +149,6 @@ def record(desk: Desk) -> dict[str, Any]:
     facts = record_teacher(speaker, splits, desk.work, desk.content / "answers", known)
     if desk.recipe.prompted:
         facts["own_prompt"] = _own_prompt(desk, speaker, found)
-    del speaker
-    gc.collect()
     return {**facts, "precision": precision}
 
 

@@ -65,7 +65,8 @@ def read(settings: DataSettings, base: Path, cache: Path, seed: int) -> DataSet:
     sizes = Sizes(settings.train, settings.validation, settings.test, settings.balance)
     found = split(pool, official, classes.names, sizes, seed)
     facts["counts"] = {name: _counts(getattr(found, name), classes) for name in ("train", "validation", "test")}
-    return DataSet(classes.names, found.train, found.validation, found.test, frozenset(settings.gold), facts)
+    splits = (found.train, found.validation, found.test)
+    return DataSet(classes.names, *splits, frozenset(settings.gold), facts, found.spare if len(found.spare) else None)
 
 
 def _classes(settings: DataSettings, raw: Raw, raw_test: Raw | None) -> Classes:

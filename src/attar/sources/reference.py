@@ -162,6 +162,8 @@ def check(ref: Reference, sha256: str | None) -> list[str]:
 
 
 def _check_path(path: Path) -> list[str]:
+    if path.is_symlink() and not path.exists():
+        return [f"{path} is a link to {os.readlink(path)}, which does not exist. Correct the link, or give the file."]
     if not path.exists():
         parent = path.parent
         if not parent.is_dir():

@@ -20,7 +20,7 @@ safetensors_numpy: Any = lazy("safetensors.numpy")
 
 SCHEMA = 1
 CARD = "data.json"
-NAMES = ("train", "validation", "test")
+NAMES = ("train", "validation", "test", "spare")
 
 
 def save(dataset: DataSet, folder: Path) -> None:
@@ -31,7 +31,8 @@ def save(dataset: DataSet, folder: Path) -> None:
         folder: where; made if it is missing. ``data.json`` is written last, so a folder that has it is whole.
     """
     kind = "images" if isinstance(dataset.train.inputs, np.ndarray) else "texts"
-    for name in NAMES:
+    parts = [name for name in NAMES if getattr(dataset, name) is not None]
+    for name in parts:
         examples: Examples = getattr(dataset, name)
         if kind == "images":
             arrays = {"keys": examples.keys, "images": np.asarray(examples.inputs), "labels": examples.labels}
@@ -44,7 +45,7 @@ def save(dataset: DataSet, folder: Path) -> None:
             sink = io.BytesIO()
             parquet.write_table(table, sink, compression="zstd")
             write_bytes(folder / f"{name}.parquet", sink.getvalue())
-    card = {"schema": SCHEMA, "kind": kind, "labels": list(dataset.labels), "gold": sorted(dataset.gold)}
+    card = {"schema": SCHEMA, "kind": kind, "labels": list(dataset.labels), "gold": sorted(dataset.gold), "parts": parts}
     write_json(folder / CARD, {**card, "facts": dict(dataset.facts)})
 
 
@@ -61,8 +62,8 @@ def load(folder: Path) -> DataSet:
     if not isinstance(card, dict) or card.get("schema") != SCHEMA:
         raise AttarError(f"{folder / CARD} is not of schema {SCHEMA}. Remove the folder and run again.")
     read = _images if card["kind"] == "images" else _texts
-    train, validation, test = (read(folder, name) for name in NAMES)
-    return DataSet(tuple(card["labels"]), train, validation, test, frozenset(card["gold"]), card["facts"])
+    parts = {name: read(folder, name) for name in card["parts"]}
+    return DataSet(tuple(card["labels"]), gold=frozenset(card["gold"]), facts=card["facts"], **parts)
 
 
 def _images(folder: Path, name: str) -> Examples:

@@ -30,11 +30,12 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Splits:
-    """Hold the three disjoint splits."""
+    """Hold the three disjoint splits, and what is in none of them."""
 
     train: Examples
     validation: Examples
     test: Examples
+    spare: Examples
 
 
 def split(pool: Examples, official: Examples | None, names: tuple[str, ...], sizes: Sizes, seed: int) -> Splits:
@@ -67,16 +68,21 @@ def split(pool: Examples, official: Examples | None, names: tuple[str, ...], siz
     if used > len(ordered) or asked["train"] > len(train) or asked["train"] == 0:
         raise AttarError(_too_many(asked, ordered, pool, unlabeled, names))
     places = np.arange(len(ordered))
-    return Splits(
-        _drawn(train.take(np.arange(asked["train"])), seed),
-        _drawn(ordered.take(places[asked["test"] : used]), seed),
-        _drawn(ordered.take(places[: asked["test"]]) if test is None else test, seed),
+    chosen = (
+        train.take(np.arange(asked["train"])),
+        ordered.take(places[asked["test"] : used]),
+        ordered.take(places[: asked["test"]]) if test is None else test,
     )
+    everything = _joined(pool, unlabeled) if len(unlabeled) else pool
+    left = ~np.isin(everything.keys, np.concatenate([part.keys for part in chosen]))
+    spare = everything.take(np.flatnonzero(left)).without_labels()
+    # another draw orders the examples: who was chosen depends on the first, so its order would sort balanced classes
+    return Splits(*(_drawn(part, seed, "order") for part in (*chosen, spare)))
 
 
-def _drawn(examples: Examples, seed: int) -> Examples:
-    """Return the examples in the order of the draw."""
-    draw = [derive(seed, "split", key) for key in examples.keys.tolist()]
+def _drawn(examples: Examples, seed: int, draw_name: str = "split") -> Examples:
+    """Return the examples in the order of a draw."""
+    draw = [derive(seed, draw_name, key) for key in examples.keys.tolist()]
     return examples.take(np.argsort(np.array(draw, dtype=np.int64), kind="stable"))
 
 

@@ -11,10 +11,14 @@ from attar.sources.gguf_file import as_folder
 from attar.sources.near import near
 from attar.store.files import read_json
 
-__all__ = ["as_folder", "check_weights", "model_config", "parameter_count"]
+__all__ = ["as_folder", "check_tokenizer", "check_weights", "model_config", "parameter_count"]
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+TOKENIZERS = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+    *("spm.model", "bpe.codes", "tekken.json", "tiktoken.model", "vocab.bpe"),
+)
 
 
 def check_weights(source: Path) -> None:
@@ -33,6 +37,22 @@ def check_weights(source: Path) -> None:
     model_config(source)
     for path in _shards(source):
         headers.tensors(path)
+
+
+def check_tokenizer(source: Path) -> None:
+    """Check that a text model's folder has a tokenizer: from a folder without one, transformers makes an empty one.
+
+    Args:
+        source: a Hugging Face folder, or a .gguf file (which holds its own).
+
+    Raises:
+        AttarError: no tokenizer's file is there.
+    """
+    if source.is_dir() and not any((source / name).is_file() for name in TOKENIZERS):
+        raise AttarError(
+            f"{source} has no tokenizer: none of {', '.join(TOKENIZERS[:3])} or similar. Save the tokenizer beside the "
+            "weights: tokenizer.save_pretrained(folder)."
+        )
 
 
 def parameter_count(source: Path) -> int | None:

@@ -66,14 +66,15 @@ def load_checkpoint(folder: Path, module: torch.nn.Module, optimizer: torch.opti
     if not found:
         return Progress()
     newest = found[-1]
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        module.load_state_dict(load_file(newest / "model.safetensors"), strict=False)
+        _restore(module, newest / "model.safetensors")
         state = optimizer.state_dict()
         state["state"] = _unflatten(load_file(newest / "optimizer.safetensors"))
         optimizer.load_state_dict(state)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise AttarError(f"The checkpoint {newest} does not fit. Remove it to train from the start.") from error
     return Progress(**read_json(newest / "progress.json"))
 
@@ -89,14 +90,25 @@ def save_best(folder: Path, module: torch.nn.Module) -> None:
 
 def load_best(folder: Path, module: torch.nn.Module) -> None:
     """Restore the weights of `save_best`."""
+    _restore(module, folder / "best.safetensors")
+
+
+def _restore(module: torch.nn.Module, path: Path) -> None:
     from safetensors.torch import load_file
 
-    module.load_state_dict(load_file(folder / "best.safetensors"), strict=False)
+    tensors = load_file(path)
+    if tensors.keys() != _untied(module.state_dict()).keys():
+        raise ValueError(f"{path} holds the weights of another network")
+    module.load_state_dict(tensors, strict=False)  # the names that are left out are tied to those that are there
 
 
 def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     from safetensors.torch import save_file
 
+    save_file(_untied(tensors), path)
+
+
+def _untied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     seen: set[int] = set()
     own: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
@@ -104,7 +116,7 @@ def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
             continue
         seen.add(tensor.data_ptr())
         own[name] = tensor.detach().contiguous()
-    save_file(own, path)
+    return own
 
 
 def _flatten(state: Mapping[Any, Mapping[str, Any]]) -> dict[str, torch.Tensor]:

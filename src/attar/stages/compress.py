@@ -26,7 +26,7 @@ def compress(source: Path, steps: Steps, data: DataSet, content: Path) -> dict[s
     Args:
         source: folder of the trained student.
         steps: ``(name, settings)`` in order; those that work on the exported graph are passed over.
-        data: its training split is what steps calibrate on.
+        data: steps calibrate on its inputs, the test split's left out.
         content: folder to write.
 
     Returns:
@@ -36,8 +36,14 @@ def compress(source: Path, steps: Steps, data: DataSet, content: Path) -> dict[s
     plans = []
     for name, settings in steps_at("model", steps):
         kind = catalog.entry("compressor", name)
-        model, plan = kind(kind.Settings(**settings)).apply(model, data.train.inputs)
+        model, plan = kind(kind.Settings(**settings)).apply(model, _inputs(data))
         plans.append(asdict(plan))
     remove(content)
     students.save(model, content)
     return {"plans": plans}
+
+
+def _inputs(data: DataSet) -> list[Any]:
+    """Return all inputs that steps may look at: none of the test split."""
+    parts = [data.train, data.validation, *([] if data.spare is None else [data.spare])]
+    return [one for part in parts for one in part.inputs]

@@ -221,4 +221,4 @@ def _optimizer(module: torch.nn.Module, settings: TrainSettings) -> torch.optim.
         {"params": [p for p in free if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in free if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)

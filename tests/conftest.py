@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep every test out of the user's cache and runs."""
     monkeypatch.setenv("ATTAR_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("ATTAR_RUNS", str(tmp_path / "runs"))
-    yield
 
 
 def train_tokenizer(kind: str, size: int = 220) -> Any:
@@ -70,7 +69,9 @@ def train_tokenizer(kind: str, size: int = 220) -> Any:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=256 + size, special_tokens=["<eos>", "<bos>"], initial_alphabet=alphabet)
+        trainer = trainers.BpeTrainer(
+            vocab_size=256 + size, special_tokens=["<eos>", "<bos>"], initial_alphabet=alphabet
+        )
         tokenizer.train_from_iterator(CORPUS, trainer)
         names = {"pad_token": "<eos>", "eos_token": "<eos>", "bos_token": "<bos>"}
     else:

@@ -73,7 +73,7 @@ def test_require_names_the_extra_and_passes_on_other_faults() -> None:
 
 
 def test_unknown_names_are_suggested() -> None:
-    with pytest.raises(AttarError, match="There is no objective 'foward_kl'. Did you mean 'forward_kl'?"):
+    with pytest.raises(AttarError, match=r"There is no objective 'foward_kl'. Did you mean 'forward_kl'?"):
         catalog.entry("objective", "foward_kl")
 
 
@@ -113,7 +113,9 @@ def test_catalogue_settings_import_no_torch() -> None:
     assert said.stdout.strip() == "False"
 
 
-def test_plain_progress_speaks_seldom_and_tells_the_rest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plain_progress_speaks_seldom_and_tells_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     with log.progress("work", 10, 2) as bar:

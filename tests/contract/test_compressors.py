@@ -35,7 +35,9 @@ def test_every_tasks_default_compression_fits_it() -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if catalog.entry("compressor", n).at == "model"])
-def test_a_compressed_model_loads_in_plain_transformers(name: str, text_student: Any, texts: Any, tmp_path: Path) -> None:
+def test_a_compressed_model_loads_in_plain_transformers(
+    name: str, text_student: Any, texts: Any, tmp_path: Path
+) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 

@@ -7,7 +7,9 @@ from attar.core.examples import UNKNOWN, DataSet, Examples
 
 
 def _some(count: int, images: bool = False) -> Examples:
-    inputs = np.arange(count * 4, dtype=np.uint8).reshape(count, 1, 2, 2) if images else [f"text {i}" for i in range(count)]
+    inputs = (
+        np.arange(count * 4, dtype=np.uint8).reshape(count, 1, 2, 2) if images else [f"text {i}" for i in range(count)]
+    )
     return Examples(np.arange(count) + 10, inputs, np.arange(count) % 2)
 
 

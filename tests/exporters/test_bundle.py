@@ -48,7 +48,12 @@ def image_bundle(image_graph: tuple[Any, Path], tmp_path: Path) -> tuple[Any, Pa
     folder = tmp_path / "bundle"
     folder.mkdir()
     shutil.copy(path, folder / "model.onnx")
-    facts = {"task": "image-classification", "labels": ["above", "below"], "model": "model.onnx", "precision": "float32"}
+    facts = {
+        "task": "image-classification",
+        "labels": ["above", "below"],
+        "model": "model.onnx",
+        "precision": "float32",
+    }
     write_card(folder, {**facts, "input": {"kind": "image", "shape": [1, 8, 8], "mean": 0.5, "std": 0.5}})
     return model, folder
 
@@ -76,7 +81,9 @@ def test_texts_run_without_torch(text_bundle: tuple[Any, Path], texts: Examples,
     assert said["labels"] == [["fine", "bad"][i] for i in exact.argmax(1)]
 
 
-def test_images_run_without_torch(image_bundle: tuple[Any, Path], images: Callable[..., Examples], tmp_path: Path) -> None:
+def test_images_run_without_torch(
+    image_bundle: tuple[Any, Path], images: Callable[..., Examples], tmp_path: Path
+) -> None:
     model, folder = image_bundle
     examples = images(6)
     np.save(tmp_path / "in.npy", np.asarray(examples.inputs))
@@ -137,7 +144,9 @@ def test_not_a_bundle(tmp_path: Path) -> None:
         Bundle(tmp_path)
 
 
-@pytest.mark.parametrize("card", ["[]", "{}", '{"schema": 1, "files": {}}', '{"schema": 99, "files": {}, "labels": []}'])
+@pytest.mark.parametrize(
+    "card", ["[]", "{}", '{"schema": 1, "files": {}}', '{"schema": 99, "files": {}, "labels": []}']
+)
 def test_a_card_of_something_else(card: str, tmp_path: Path) -> None:
     (tmp_path / CARD).write_text(card)
     with pytest.raises(AttarError, match="is no bundle that this attar reads"):

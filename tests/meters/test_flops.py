@@ -13,7 +13,12 @@ BATCH, TIME, WIDTH, HEADS, INNER, LAYERS, VOCABULARY = 2, 7, 32, 4, 48, 2, 50
 def _bert(attention: str) -> Any:
     from transformers import BertConfig, BertModel
 
-    sizes = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": INNER}
+    sizes = {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "intermediate_size": INNER,
+    }
     config = BertConfig(vocab_size=VOCABULARY, attn_implementation=attention, **sizes)
     return BertModel(config, add_pooling_layer=False).eval()
 

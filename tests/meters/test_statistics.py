@@ -61,7 +61,13 @@ def test_paired_differences_are_tighter_than_two_intervals() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "said"),
-    [(0.001, 0.1, "BEATS"), (0.0, 0.1, "INCONCLUSIVE"), (-0.1, 0.0, "NO BEATS"), (-0.2, -0.1, "NO BEATS"), (0.0, 0.0, "NO BEATS")],
+    [
+        (0.001, 0.1, "BEATS"),
+        (0.0, 0.1, "INCONCLUSIVE"),
+        (-0.1, 0.0, "NO BEATS"),
+        (-0.2, -0.1, "NO BEATS"),
+        (0.0, 0.0, "NO BEATS"),
+    ],
 )
 def test_verdict_at_its_edges(low: float, high: float, said: str) -> None:
     assert verdict(Interval((low + high) / 2, low, high, 10)) == said

@@ -73,7 +73,9 @@ def test_forward_kl_without_a_teacher_is_a_fault() -> None:
 def test_large_temperature_turns_into_half_the_squared_distance() -> None:
     # Hinton et al. 2015, equation 4: at high T the gradient is (z - v) / N for zero-meaned logits
     student = torch.tensor([[1.0, -1.0]], requires_grad=True)
-    ForwardKL(ForwardKL.Settings(temperature=500))(_rows(student), _rows(torch.tensor([[-2.0, 2.0]])), NOTHING).total.backward()
+    ForwardKL(ForwardKL.Settings(temperature=500))(
+        _rows(student), _rows(torch.tensor([[-2.0, 2.0]])), NOTHING
+    ).total.backward()
     assert student.grad is not None
     assert student.grad.tolist()[0] == pytest.approx([3.0 / 2, -3.0 / 2], rel=1e-3)
 

@@ -65,5 +65,5 @@ def test_words_that_do_not_fit(words: Any, says: str) -> None:
 
 @pytest.mark.parametrize("given", [{"template": "no place"}, {"template": "{text} {text}"}, {"templates": ("x",)}])
 def test_templates_that_name_no_text(given: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match="must name {text} once"):
+    with pytest.raises(ValidationError, match=r"must name {text} once"):
         PromptSettings(**given)

@@ -16,7 +16,10 @@ from attar.prompts.scoring import LabelWordScorer, batch_calibration, calibrate,
 
 PLAIN = TextPrompt("Review: {text}\nSentiment:", ("bad", "good"))
 INSTRUCTION = TextPrompt(
-    "Classify the sentiment of the review as {options}.\n\n{text}\nAnswer:", ("bad", "good"), False, (("soft and warm", 1),)
+    "Classify the sentiment of the review as {options}.\n\n{text}\nAnswer:",
+    ("bad", "good"),
+    False,
+    (("soft and warm", 1),),
 )
 CHAT = TextPrompt("Is this {options}? {text}", ("bad", "good"), True, (("cheap", 0), ("soft", 1)))
 TEXTS = ["fine", "the zip broke after one week, very bad quality", "", "I love it", "too small, too thin; " * 6, "fine"]
@@ -49,7 +52,9 @@ def _plain(loaded: tuple[Any, Any], prompt: TextPrompt, text: str) -> np.ndarray
 
 
 @pytest.mark.parametrize("prompt", [PLAIN, INSTRUCTION, CHAT], ids=["plain", "instruction", "chat"])
-def test_prefix_reuse_equals_the_plain_forward(prompt: TextPrompt, scorer: LabelWordScorer, loaded: tuple[Any, Any]) -> None:
+def test_prefix_reuse_equals_the_plain_forward(
+    prompt: TextPrompt, scorer: LabelWordScorer, loaded: tuple[Any, Any]
+) -> None:
     slow = np.stack([_plain(loaded, prompt, text) for text in TEXTS])
     assert np.abs(scorer.score(prompt, TEXTS) - slow).max() < 1e-5
     alone = np.concatenate([scorer.score(prompt, [text]) for text in TEXTS])
@@ -146,7 +151,7 @@ def test_a_word_without_a_token_is_refused(loaded: tuple[Any, Any]) -> None:
 def test_chat_without_a_chat_template_is_refused(loaded: tuple[Any, Any]) -> None:
     tokenizer = copy.deepcopy(loaded[1])
     tokenizer.chat_template = None
-    with pytest.raises(AttarError, match="has no chat template. Set chat: false"):
+    with pytest.raises(AttarError, match=r"has no chat template. Set chat: false"):
         encode(tokenizer, CHAT, "x")
 
 

@@ -37,7 +37,9 @@ def gradients(case: dict[str, int], work: Path) -> tuple[Trainer, list[torch.Ten
     """Return the trainer and the gradient of each step of a tiny run, as the optimizer sees it."""
     random = np.random.Generator(np.random.PCG64(0))
     count = case["examples"]
-    images = Examples(np.arange(count) + 3, random.integers(0, 255, (count, 1, 4, 4)).astype(np.uint8), np.arange(count) % 2)
+    images = Examples(
+        np.arange(count) + 3, random.integers(0, 255, (count, 1, 4, 4)).astype(np.uint8), np.arange(count) % 2
+    )
     both = WeightedSum([(0.5, CrossEntropy(CrossEntropy.Settings())), (0.5, ForwardKL(ForwardKL.Settings()))])
     torch.manual_seed(0)
     model = folder.make(ModelSettings(build=Build(net="mlp", widths=(6,))), None, ["a", "b"], (1, 4, 4))

@@ -108,7 +108,7 @@ def test_a_checkpoint_that_does_not_fit(harm: str, tmp_path: Path) -> None:
         other = torch.nn.Sequential(torch.nn.Linear(2, 2))
     else:
         (tmp_path / "step-1" / "model.safetensors").write_bytes(b"garbage")
-    with pytest.raises(AttarError, match="does not fit. Remove it"):
+    with pytest.raises(AttarError, match=r"does not fit. Remove it"):
         load_checkpoint(tmp_path, other, optimizer)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,12 @@ class Oracle:
     def answer(self, examples: Examples) -> Rows:
         keys = torch.from_numpy(np.ascontiguousarray(examples.keys))
         return example_rows(keys, torch.stack([keys.float().sin(), keys.float().cos()], dim=1) * 2)
+
+
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the disk: these kills are exceptions, not power cuts."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 def _lesson(images: Callable[..., Examples], objective: Any = BOTH, count: int = 22) -> Lesson:
@@ -85,7 +92,9 @@ def test_a_step_does_not_change_with_the_micro_batch(
     ends = []
     for micro in (None, 1, 4):
         model = net()
-        Trainer(model, _lesson(images), _settings(micro_batch_size=micro, epochs=1), 0, tmp_path / str(micro), "cpu")._step(0)
+        Trainer(
+            model, _lesson(images), _settings(micro_batch_size=micro, epochs=1), 0, tmp_path / str(micro), "cpu"
+        )._step(0)
         ends.append(torch.cat([tensor.flatten() for tensor in _weights(model)]))
     assert torch.allclose(ends[0], ends[1], atol=1e-6)
     assert torch.allclose(ends[0], ends[2], atol=1e-6)
@@ -112,7 +121,9 @@ def test_a_teacher_that_no_one_needs_is_not_asked(net: Callable[..., Model], ima
 
 def test_it_learns(net: Callable[..., Model], images: Callable[..., Examples], tmp_path: Path) -> None:
     model = net()
-    outcome = Trainer(model, _lesson(images, HARD, 64), _settings(epochs=8), 0, tmp_path, "cpu").run("t")
+    outcome = Trainer(
+        model, _lesson(images, HARD, 64), _settings(epochs=8, checkpoint_seconds=1000), 0, tmp_path, "cpu"
+    ).run("t")
     assert outcome.history[-1]["validation"] > 0.9
     assert outcome.history[-1]["loss"] < outcome.history[0]["loss"]
     assert outcome.steps == 8 * 11 == outcome.history[-1]["step"]
@@ -139,10 +150,28 @@ def _run(model: Model, lesson: Lesson, work: Path, kill: tuple[str, int] | None 
     return trainer.run("t")
 
 
-@pytest.mark.parametrize("kill", [("_step", 1), ("_step", 6), ("_validate", 3), ("_save", 5), ("_save", 17)], ids=str)
-@pytest.mark.parametrize("build", [{"dropout": 0.3}, {"net": "cnn", "widths": (3,)}], ids=["dropout", "batchnorm"])
+DROPOUT: dict[str, Any] = {"dropout": 0.3}
+BATCHNORM: dict[str, Any] = {"net": "cnn", "widths": (3,)}
+
+
+@pytest.mark.parametrize(
+    ("kill", "build"),
+    [
+        (("_step", 1), DROPOUT),
+        (("_step", 6), DROPOUT),
+        (("_step", 6), BATCHNORM),
+        (("_validate", 3), DROPOUT),
+        (("_save", 5), DROPOUT),
+        (("_save", 17), BATCHNORM),
+    ],
+    ids=str,
+)
 def test_a_killed_run_ends_as_an_undisturbed_one(
-    kill: tuple[str, int], build: dict[str, Any], net: Callable[..., Model], images: Callable[..., Examples], tmp_path: Path
+    kill: tuple[str, int],
+    build: dict[str, Any],
+    net: Callable[..., Model],
+    images: Callable[..., Examples],
+    tmp_path: Path,
 ) -> None:
     undisturbed = net(**build)
     outcome = _run(undisturbed, _lesson(images), tmp_path / "a")
@@ -154,7 +183,9 @@ def test_a_killed_run_ends_as_an_undisturbed_one(
     assert all(torch.equal(a, b) for a, b in zip(_weights(undisturbed), _weights(again), strict=True))
 
 
-def test_killed_twice_with_rare_checkpoints(net: Callable[..., Model], images: Callable[..., Examples], tmp_path: Path) -> None:
+def test_killed_twice_with_rare_checkpoints(
+    net: Callable[..., Model], images: Callable[..., Examples], tmp_path: Path
+) -> None:
     undisturbed = net(dropout=0.2)
     outcome = _run(undisturbed, _lesson(images), tmp_path / "a")
     model = net(dropout=0.2)
@@ -178,7 +209,9 @@ def test_no_step_is_repeated_after_its_checkpoint(
     assert steps == list(range(5, 16))
 
 
-def test_a_finished_run_trains_no_further(net: Callable[..., Model], images: Callable[..., Examples], tmp_path: Path) -> None:
+def test_a_finished_run_trains_no_further(
+    net: Callable[..., Model], images: Callable[..., Examples], tmp_path: Path
+) -> None:
     first, second = net(), net()
     outcome = _run(first, _lesson(images), tmp_path)
     assert _run(second, _lesson(images), tmp_path, ("_step", 1)) == outcome
@@ -224,7 +257,9 @@ def test_the_best_weights_are_restored(
 def test_it_stops_where_validation_gains_no_more(
     net: Callable[..., Model], images: Callable[..., Examples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _scripted(monkeypatch, [(0.5, 1.0), (0.6, 1.0), (0.6, 1.0), (0.4, 0.0), (0.9, 0.0), (0.9, 0.0), (0.9, 0.0), (0.9, 0.0)])
+    _scripted(
+        monkeypatch, [(0.5, 1.0), (0.6, 1.0), (0.6, 1.0), (0.4, 0.0), (0.9, 0.0), (0.9, 0.0), (0.9, 0.0), (0.9, 0.0)]
+    )
     outcome = _run(net(), _lesson(images), tmp_path, validations=8, patience=2)
     assert (outcome.steps, outcome.best_step) == (8, 4)
 
@@ -264,9 +299,12 @@ def test_clipping_bounds_the_step(net: Callable[..., Model], images: Callable[..
     trainer = Trainer(net(), _lesson(images), _settings(clip=1e-3), 0, tmp_path, "cpu")
     norms = []
     plain = trainer.optimizer.step
-    trainer.optimizer.step = lambda: norms.append(  # type: ignore[method-assign]
-        float(torch.cat([p.grad.flatten() for p in trainer.plain.parameters() if p.grad is not None]).norm())
-    ) or plain()
+    trainer.optimizer.step = lambda: (
+        norms.append(  # type: ignore[method-assign]
+            float(torch.cat([p.grad.flatten() for p in trainer.plain.parameters() if p.grad is not None]).norm())
+        )
+        or plain()
+    )
     trainer._step(0)
     assert norms == pytest.approx([1e-3], rel=1e-3)
 

@@ -55,7 +55,7 @@ def test_damage_is_detected(store: Store, harm: str) -> None:
         (folder / "deep" / "a.txt").unlink()
     else:
         (folder / CARD).write_text("{")
-    with pytest.raises(AttarError, match="damaged|cannot be read"):
+    with pytest.raises(AttarError, match=r"damaged|cannot be read"):
         store.get("record", "k")
 
 
@@ -90,9 +90,13 @@ def test_putting_again_replaces(store: Store) -> None:
 
 
 def test_work_of_a_killed_try_is_still_there(store: Store) -> None:
-    with pytest.raises(KeyboardInterrupt), store.build("record", "k") as work:
-        (work / "checkpoint").write_text("half")
-        raise KeyboardInterrupt
+    def killed() -> None:
+        with store.build("record", "k") as work:
+            (work / "checkpoint").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
     with store.build("record", "k") as work:
         assert (work / "checkpoint").read_text() == "half"
 

@@ -33,11 +33,10 @@ def test_kill_before_the_rename_leaves_the_old_content(tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("code", "words"), [(errno.ENOSPC, "No space is left"), (errno.EDQUOT, "ATTAR_CACHE"), (errno.EACCES, "cannot be written")]
+    ("code", "words"),
+    [(errno.ENOSPC, "No space is left"), (errno.EDQUOT, "ATTAR_CACHE"), (errno.EACCES, "cannot be written")],
 )
-def test_disk_errors_become_user_errors(
-    code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_disk_errors_become_user_errors(code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 

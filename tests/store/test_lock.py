@@ -22,7 +22,9 @@ with hold(pathlib.Path(sys.argv[1]), "the run"):
 
 @pytest.fixture
 def holder(tmp_path: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "lock")], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "held"
     yield process
@@ -31,7 +33,10 @@ def holder(tmp_path: Path) -> subprocess.Popen[str]:
 
 
 def test_a_living_holder_is_named(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(AttarError, match=f"the run is in use by process {holder.pid}"), hold(tmp_path / "lock", "the run"):
+    with (
+        pytest.raises(AttarError, match=f"the run is in use by process {holder.pid}"),
+        hold(tmp_path / "lock", "the run"),
+    ):
         pass
 
 

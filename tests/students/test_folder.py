@@ -20,7 +20,7 @@ def test_not_a_student(tmp_path: Path) -> None:
 
 def test_an_unknown_kind(tmp_path: Path) -> None:
     write_json(tmp_path / folder.CARD, {"schema": 1, "kind": "nett", "facts": {}})
-    with pytest.raises(AttarError, match="no student 'nett'. Did you mean 'net'"):
+    with pytest.raises(AttarError, match=r"no student 'nett'. Did you mean 'net'"):
         folder.load(tmp_path)
 
 

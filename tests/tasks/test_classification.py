@@ -34,7 +34,9 @@ def test_padding_does_not_change_what_is_said(text_student: Any, texts: Examples
     task = TextClassification()
     with torch.no_grad():
         together = task.rows(text_student, task.collate(text_student, texts)).dense()
-        alone = [task.rows(text_student, task.collate(text_student, texts.take(np.array([i])))).dense() for i in range(8)]
+        alone = [
+            task.rows(text_student, task.collate(text_student, texts.take(np.array([i])))).dense() for i in range(8)
+        ]
     assert torch.allclose(together, torch.cat(alone), atol=1e-6)
 
 

@@ -85,4 +85,5 @@ def weighted_mean(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     This is the one reduction of the house: every loss is a mean over row weights.
     """
     total = weight.sum()
-    return (values * weight).sum() / torch.where(total > 0, total, 1.0)  # a tiny divisor would give 0 x infinity backward
+    # where all weights are 0, a tiny divisor instead of 1 would give 0 x infinity in the gradient
+    return (values * weight).sum() / torch.where(total > 0, total, 1.0)

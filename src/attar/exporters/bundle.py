@@ -88,6 +88,10 @@ class Bundle:
         """Return how many tokens the model reads of a text; 1 for an image."""
         return 1 if self._tokenizer is None else len(self._tokenizer.encode(one).ids)
 
+    def tokens(self, text: str) -> list[int]:
+        """Return the token ids the model reads of a text; none for a bundle of images."""
+        return [] if self._tokenizer is None else list(self._tokenizer.encode(text).ids)
+
     def answer(self, inputs: Sequence[str] | np.ndarray) -> list[Answer]:
         """Return the label and all probabilities of each example."""
         answers = []

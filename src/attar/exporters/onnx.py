@@ -103,4 +103,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(chatty, levels, strict=True):
             logger.setLevel(level)
-

@@ -104,7 +104,9 @@ def parse(text: str, source: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise AttarError(f"{source} must hold keys and values (task:, data:, ...), got {type(value).__name__}.")
     if _count(value, {}) > MANY:
-        raise AttarError(f"{source} stands for more than {MANY:,} values: its aliases (*name) multiply. Write them out.")
+        raise AttarError(
+            f"{source} stands for more than {MANY:,} values: its aliases (*name) multiply. Write them out."
+        )
     return value
 
 

@@ -54,7 +54,7 @@ def summarize(
         },
         "curves": {name: done[name].card["history"] for name in ("teacher", "control", "student") if name in done},
         "compress": [_plan(plan) for name in ("compress", "export") for plan in done[name].card["plans"]],
-        "preflight": [*done["record"].card["preflight"], *done["student"].card["preflight"]],
+        "preflight": [check for name in ("record", "student", "export") for check in done[name].card["preflight"]],
         "verdict": measured["verdict"],
         "checks": measured["checks"],
         "pipeline": _pipeline(stages, done, folder),

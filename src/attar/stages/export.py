@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,19 @@ import numpy as np
 from attar import catalog
 from attar.core.examples import DataSet
 from attar.core.nouns import Model
-from attar.exporters.bundle import write_card
+from attar.errors import AttarError
+from attar.exporters.bundle import Bundle, write_card
+from attar.stages import assets
 from attar.stages.compress import Steps, steps_at
 from attar.store.files import remove
 from attar.students import folder as students
 from attar.tasks.image_classification import normalize
+from attar.teachers.classifier import ClassifierTeacher
+
+PROBE = 16
+"""Examples that the graph and the model are compared on."""
+PARITY = 1e-3
+"""Largest relative difference of logits between the float32 graph and the model."""
 
 
 def export(source: Path, task: str, steps: Steps, data: DataSet, places: tuple[Path, Path]) -> dict[str, Any]:
@@ -39,6 +48,7 @@ def export(source: Path, task: str, steps: Steps, data: DataSet, places: tuple[P
     content.mkdir(parents=True)
     graph = work / "float32.onnx"
     catalog.entry("exporter", "onnx")().export(model, graph)
+    checks = _parity(model, task, data, graph)
     plans, precision = [], "float32"
     for name, settings in steps_at("export", steps):
         kind = catalog.entry("compressor", name)
@@ -48,19 +58,52 @@ def export(source: Path, task: str, steps: Steps, data: DataSet, places: tuple[P
         graph.unlink()
         graph, precision = smaller, kind.precision
     shutil.move(graph, content / "model.onnx")
-    if model.processor is not None:
-        model.processor.backend_tokenizer.save(str(content / "tokenizer.json"))
-    write_card(
-        content,
+    _finish_bundle(content, model, task, data.labels, precision)
+    return {"plans": plans, "precision": precision, "preflight": checks}
+
+
+def _parity(model: Model, task: str, data: DataSet, graph: Path) -> list[dict[str, Any]]:
+    """Compare graph and tokenizer, before anything is quantized, with the model they were made from.
+
+    Raises:
+        AttarError: they differ by more than float32 arithmetic in another order can explain.
+    """
+    examples = data.validation.take(np.arange(min(PROBE, len(data.validation))))
+    checks = []
+    with tempfile.TemporaryDirectory(dir=graph.parent) as temporary:
+        folder = Path(temporary)
+        shutil.copyfile(graph, folder / "model.onnx")
+        _finish_bundle(folder, model, task, data.labels, "float32")
+        bundle = Bundle(folder, threads=1)
+        if model.processor is not None:
+            texts = [str(text) for text in examples.inputs]
+            ids = model.processor(texts, truncation=True, max_length=model.facts["max_length"]).input_ids
+            same = [list(row) for row in ids] == [bundle.tokens(text) for text in texts]
+            checks.append(
+                {"name": "the bundle's tokenizer equals the student's", "passed": same, "value": f"{len(texts)} texts"}
+            )
+        exported = bundle.scores(examples.inputs)
+    said = ClassifierTeacher(model, assets.task(task), "").answer(examples).dense().numpy()
+    worst = float(np.abs(exported - said).max() / max(1.0, float(np.abs(said).max())))
+    checks.append(
         {
-            "task": task,
-            "labels": list(data.labels),
-            "model": "model.onnx",
-            "precision": precision,
-            "input": _input(model),
-        },
+            "name": "the float32 graph equals the student",
+            "passed": worst < PARITY,
+            "value": f"relative difference {worst:.1e}",
+        }
     )
-    return {"plans": plans, "precision": precision}
+    failed = [f"{check['name']} ({check['value']})" for check in checks if not check["passed"]]
+    if failed:
+        raise AttarError(f"The export does not answer as the model does: {'; '.join(failed)}. Nothing was written.")
+    return checks
+
+
+def _finish_bundle(folder: Path, model: Model, task: str, labels: Sequence[str], precision: str) -> None:
+    """Write the tokenizer and the card beside a graph."""
+    if model.processor is not None:
+        model.processor.backend_tokenizer.save(str(folder / "tokenizer.json"))
+    card = {"task": task, "labels": list(labels), "model": "model.onnx", "precision": precision}
+    write_card(folder, {**card, "input": _input(model)})
 
 
 def _calibration(model: Model, data: DataSet) -> np.ndarray:

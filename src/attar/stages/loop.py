@@ -146,6 +146,7 @@ class Trainer:
                     self._save(state)
                     saved = time.monotonic()
         self._save(state)
+        self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
         load_best(self.work, self.plain)
         self.plain.eval()
         return Outcome(state.history, state.best_step, state.step, precision_name(self.dtype))

@@ -83,7 +83,14 @@ def test_static_calibrates_on_what_there_is(
 
 def test_quiet_gives_the_level_back_after_an_error() -> None:
     before = logging.getLogger().level
-    with pytest.raises(KeyError), quiet_quantizer():
-        assert logging.getLogger().level == logging.ERROR
-        raise KeyError
+    levels = []
+
+    def fails() -> None:
+        with quiet_quantizer():
+            levels.append(logging.getLogger().level)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
+    assert levels == [logging.ERROR]
     assert logging.getLogger().level == before

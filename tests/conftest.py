@@ -12,6 +12,7 @@ import pytest
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread costs more than it gives
 
 CORPUS = [
     "a fine warm jacket that fits well and lasts",
@@ -229,3 +230,28 @@ def image_graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     path = tmp_path_factory.mktemp("graph") / "image.onnx"
     OnnxExporter().export(model, path)
     return model, path
+
+
+TINY_RUN = {
+    "task": "image-classification",
+    "data": {"source": "sklearn:digits", "train": 400, "validation": 60, "test": 60},
+    "teacher": {"build": {"widths": [8]}, "train": {"steps": 30, "learning_rate": 0.01, "checkpoint_seconds": 0}},
+    "student": {"build": {"widths": [4]}},
+    "distill": {"steps": 30, "learning_rate": 0.01, "checkpoint_seconds": 0, "precision": "float32"},
+    "measure": {"texts": 5, "warmup": 0, "resamples": 100, "agreement": 0},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a recipe of a few steps, its finished run in ``runs/tiny`` and the store in ``cache``."""
+    import yaml
+
+    from attar import api
+
+    home = tmp_path_factory.mktemp("tiny")
+    (home / "tiny.yaml").write_text(yaml.safe_dump(TINY_RUN), encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTAR_CACHE", str(home / "cache"))
+        api.run(home / "tiny.yaml", home / "runs" / "tiny")
+    return home

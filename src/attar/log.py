@@ -43,6 +43,7 @@ class Meter(Protocol):
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
+        """Return the steps a second."""
         return Text(f"{task.speed:.1f}/s" if task.speed else "", style="cyan")
 
 
@@ -52,6 +53,7 @@ class _Bar:
         self._task = progress.add_task(title, total=total, completed=done, note="")
 
     def advance(self, count: int = 1, note: str = "") -> None:
+        """Move the bar."""
         self._progress.update(self._task, advance=count, note=note)
 
 
@@ -62,6 +64,7 @@ class _Lines:
         self._spoke = self._begin
 
     def advance(self, count: int = 1, note: str = "") -> None:
+        """Count on, and say a line where the last one is long ago."""
         self._done += count
         now = time.monotonic()
         if now - self._spoke < PLAIN_SECONDS:

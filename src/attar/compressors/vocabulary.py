@@ -127,6 +127,7 @@ def _wordpiece(model: dict[str, Any], used: set[int]) -> list[int]:
     vocabulary, mark = model["vocab"], model["continuing_subword_prefix"]
 
     def pieces(token: str) -> list[str]:
+        """Return the token cut into single characters, as WordPiece would write them."""
         if token.startswith(mark) and token != mark:
             return [mark + character for character in token.removeprefix(mark)]
         return [token[:1], *(mark + character for character in token[1:])]

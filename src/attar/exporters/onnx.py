@@ -83,6 +83,7 @@ def _logits_only(module: torch.nn.Module) -> torch.nn.Module:
             self.inner = module
 
         def forward(self, first: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+            """Return the logits ``(batch, labels)``."""
             said = self.inner(first) if attention_mask is None else self.inner(first, attention_mask=attention_mask)
             return said if isinstance(said, torch.Tensor) else said.logits
 

@@ -14,7 +14,7 @@ import numpy as np
 from attar import catalog
 from attar.errors import AttarError, Mistake, RecipeError
 from attar.pipeline.graph import build
-from attar.pipeline.recipe import Recipe
+from attar.pipeline.recipe import PromptsSettings, Recipe
 from attar.prompts.bank import bank_prompts, word_variants
 from attar.settings import cache_folder
 from attar.sources import data as sources
@@ -174,7 +174,7 @@ def _teacher_mistakes(recipe: Recipe) -> Iterator[Mistake]:
     if recipe.teacher.train is None and recipe.teacher.build is not None:
         yield Mistake("teacher.train", "is required with `build`: a network from nothing knows nothing.")
     if not recipe.prompted:
-        if recipe.model_fields_set & {"prompt"}:
+        if recipe.prompt != PromptsSettings():  # a run's own recipe.yaml spells the default out
             yield Mistake("prompt", "is for a teacher that is a language model; this one is a trained classifier.")
         if recipe.teacher.train is None and recipe.teacher.build is None and recipe.task == "image-classification":
             yield Mistake("teacher.train", "is required: the model's own classes are not the data's labels.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attar.errors import AttarError
 from attar.optional import lazy
-from attar.store.files import disk_errors, read_json, remove, sync_folder, write_json
+from attar.store.files import disk_errors, read_json, remove, sync_file, sync_folder, write_json
 
 if TYPE_CHECKING:
     import torch
@@ -106,6 +106,7 @@ def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     from safetensors.torch import save_file
 
     save_file(_untied(tensors), path)
+    sync_file(path)
 
 
 def _untied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,10 @@ class Worker:
 
     def __init__(self, spec: Path) -> None:
         command = [sys.executable, "-m", "attar.stages.worker", str(spec)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}  # as it comes
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         self.ready = self._read()
 
     def ask(self, **request: Any) -> dict[str, Any]:

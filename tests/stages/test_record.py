@@ -98,7 +98,6 @@ def test_a_continued_record_asks_nothing_again(dies_at: int, tmp_path: Path) -> 
         assert torch.equal(both[0].dense(), both[1].dense())
 
 
-@pytest.mark.xfail(reason="calls and fidelity count the last try alone", strict=True)
 def test_the_facts_of_a_continued_record_are_those_of_an_undisturbed_one(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         _record(Counting(3), tmp_path / "killed")
@@ -106,7 +105,6 @@ def test_the_facts_of_a_continued_record_are_those_of_an_undisturbed_one(tmp_pat
     assert facts == _record(Counting(), tmp_path / "undisturbed")
 
 
-@pytest.mark.xfail(reason="copytree refuses the content of a try that was killed before the store took it", strict=True)
 def test_killed_between_the_record_and_the_store(tmp_path: Path) -> None:
     _record(Counting(), tmp_path)
     again = Counting()

@@ -121,9 +121,10 @@ class Trainer:
         self.accelerator = Accelerator(cpu=choose_device(device).type == "cpu")
         self.dtype = choose_precision(settings.precision, self.accelerator.device)
         self.schedule = Schedule(lesson.task.length(model, lesson.train), settings, seed)
-        self.module, self.optimizer = self.accelerator.prepare(model.module, _optimizer(model.module, settings))
-        self.plain: torch.nn.Module = self.accelerator.unwrap_model(self.module)
-        self.model = replace(model, module=self.module)
+        # not wrapped in DDP, which waits for ever where processes have different numbers of micro-batches
+        self.plain: torch.nn.Module = model.module.to(self.accelerator.device)
+        self.optimizer = self.accelerator.prepare(_optimizer(self.plain, settings))
+        self.model = replace(model, module=self.plain)
 
     def run(self, title: str) -> Outcome:
         """Train to the end and leave the best weights in the model.
@@ -162,7 +163,7 @@ class Trainer:
             save_checkpoint(self.work, self.plain, self.optimizer, state)
 
     def _step(self, step: int) -> dict[str, float]:
-        self.module.train()
+        self.plain.train()
         torch.manual_seed(derive(self.seed, "step", step, self.accelerator.process_index))
         mine = self.schedule.batch(step)[self.accelerator.process_index :: self.accelerator.num_processes]
         micro = self.settings.micro_batch_size or self.settings.batch_size
@@ -171,11 +172,8 @@ class Trainer:
                 self.lesson, self.model, self.lesson.train.take(mine), micro, self.accelerator.backward
             )
         loss, weight = self._over_processes(loss, weight)
-        scale = self.accelerator.num_processes / weight  # processes average their gradients; the loss is one mean
-        for parameter in self.module.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(scale)
-        self.accelerator.clip_grad_norm_(self.module.parameters(), self.settings.clip)
+        self._share(weight)
+        self.accelerator.clip_grad_norm_(self.plain.parameters(), self.settings.clip)
         rate = self.schedule.rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -190,6 +188,19 @@ class Trainer:
         both = self.accelerator.reduce(torch.tensor([loss, weight], device=self.accelerator.device), reduction="sum")
         return float(both[0]), float(both[1])
 
+    def _share(self, weight: float) -> None:
+        """Add the gradients of all processes, over the weight of all rows; take the mean of running statistics."""
+        many = self.accelerator.num_processes > 1
+        for parameter in self.plain.parameters():
+            if many and parameter.requires_grad:
+                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(own, reduction="sum")
+            if parameter.grad is not None:
+                parameter.grad.div_(weight)
+        for buffer in self.plain.buffers() if many else ():
+            if buffer.is_floating_point():
+                buffer.copy_(self.accelerator.reduce(buffer, reduction="mean"))
+
     def _validate(self, state: Progress) -> dict[str, float]:
         accuracy, loss = self._score(self.lesson.validation)
         if state.best is None or [accuracy, -loss] > state.best:
@@ -201,7 +212,7 @@ class Trainer:
         return {"validation": accuracy, "validation_loss": loss}
 
     def _score(self, examples: Examples) -> tuple[float, float]:
-        self.module.eval()
+        self.plain.eval()
         order = np.argsort(-self.lesson.task.length(self.model, examples), kind="stable")
         right, loss, count = 0.0, 0.0, 0
         with torch.inference_mode(), self._autocast():

@@ -16,7 +16,7 @@ from attar.core.rows import Rows
 from attar.errors import AttarError
 from attar.log import progress
 from attar.optional import lazy
-from attar.store.files import disk_errors
+from attar.store.files import disk_errors, remove, write_bytes
 from attar.teachers.codecs import FullCodec, fidelity
 from attar.teachers.recorded import RecordedTeacher
 
@@ -62,30 +62,40 @@ def record(
     Raises:
         AttarError: record and live teacher disagree.
     """
-    shards = work / "shards"
+    shards, exact = work / "shards", work / "exact"
     with disk_errors(shards):
         shards.mkdir(parents=True, exist_ok=True)
+        exact.mkdir(parents=True, exist_ok=True)
     total = sum(len(examples) for examples in splits.values())
-    calls, spoken = 0, []
     with progress("recording the teacher", total) as bar:
         for name, examples in splits.items():
             for path, part in _shards(examples, shards, name):
                 if not path.exists():
                     rows, asked = _answer(teacher, part, known)
+                    _keep_exact(exact / path.name, rows, asked)
                     FullCodec().write(rows, path)
-                    calls += asked
-                    spoken.append(rows.dense())
                 bar.advance(len(part), name)
-    facts: dict[str, Any] = {
-        "rows": total,
-        "calls": calls,
-        "codec": FullCodec.name,
-        "preflight": _same(teacher, splits, shards),
-    }
-    sample = spoken or [FullCodec().read(path).dense() for path in sorted(shards.glob("*.safetensors"))]
-    facts["fidelity"] = fidelity(torch.cat(sample)).to_json()
+    calls, scores = _exact(exact)
+    checks = _same(teacher, splits, shards)
+    remove(content)
     shutil.copytree(shards, content)  # the shards stay in the work folder until the record is in the store
-    return facts
+    lost = fidelity(scores).to_json()
+    return {"rows": total, "calls": calls, "codec": FullCodec.name, "preflight": checks, "fidelity": lost}
+
+
+def _keep_exact(path: Path, rows: Rows, asked: int) -> None:
+    """Keep what the teacher said, uncoded, until the record is whole: a continued run states the same fidelity."""
+    from safetensors.torch import save
+
+    write_bytes(path, save({"scores": rows.dense().float().contiguous(), "asked": torch.tensor(asked)}))
+
+
+def _exact(folder: Path) -> tuple[int, torch.Tensor]:
+    """Return how often the teacher was asked, and its uncoded scores ``(rows, choices)``."""
+    from safetensors.torch import load_file
+
+    parts = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
+    return sum(int(part["asked"]) for part in parts), torch.cat([part["scores"] for part in parts])
 
 
 def _shards(examples: Examples, folder: Path, name: str) -> list[tuple[Path, Examples]]:
@@ -115,7 +125,7 @@ def _answer(teacher: Teacher, examples: Examples, known: Known | None) -> tuple[
 
 def _same(teacher: Teacher, splits: Mapping[str, Examples], shards: Path) -> Sequence[dict[str, Any]]:
     """Ask the live teacher a few examples again and compare with the record."""
-    examples = next(iter(splits.values()))
+    examples = max(splits.values(), key=len)
     probe = examples.take(np.linspace(0, len(examples) - 1, min(PROBE, len(examples))).astype(int))
     live = torch.log_softmax(teacher.answer(probe).dense().float(), dim=-1)
     kept = RecordedTeacher(shards, "").answer(probe).dense()

@@ -69,6 +69,7 @@ def tune_prompt(
     variants = word_variants(settings, labels)
 
     def readings(prompt: TextPrompt) -> list[tuple[str, ...]]:
+        """Return the sets of words that one forward pass under the prompt can tell apart."""
         free = "{options}" not in prompt.template and not prompt.demonstrations and settings.search == "bank"
         wanted = variants if free else [prompt.words]
         return [words for words in wanted if distinct(scorer.tokenizer, words, prompt.chat)]
@@ -81,12 +82,12 @@ def tune_prompt(
         splits["train"], len(labels), settings.demonstrations if settings.search == "bank" else 0, seed
     )
     search = BankSearch(prompts, readings, validation.labels, calibrations, settings.block, demonstrations)
-    _race(search, scorer, validation, work)
+    spent = _race(search, scorer, validation, work)
     best = search.winner()
     facts = {
         "criterion": search.criterion,
         "tried": _table(search, scorer, seed),
-        "token_forwards": scorer.token_forwards,
+        "token_forwards": spent,
     }
     return Tuned(best.prompt, own, validation.keys, search.scores_of(best), facts)
 
@@ -98,20 +99,26 @@ def _no_words(own: TextPrompt) -> AttarError:
     )
 
 
-def _race(search: BankSearch, scorer: LabelWordScorer, validation: Examples, work: Path) -> None:
+def _race(search: BankSearch, scorer: LabelWordScorer, validation: Examples, work: Path) -> int:
+    """Score prompts until the race is over; return the token forwards that it took, earlier tries' included."""
     journal = Journal(work / "scores.jsonl")
-    known = {(e["forward"], e["first"], e["last"]): e["scores"] for e in journal.events("score")}
+    known = {(e["forward"], e["first"], e["last"]): (e["scores"], e["token_forwards"]) for e in journal.events("score")}
+    spent = 0
     with progress("racing prompts", search.expected) as bar:
         while (asked := search.ask()) is not None:
             prompt, first, last = asked
             place = (prompt.forward_id, first, last)
             if place not in known:
                 texts = [str(text) for text in validation.inputs[first:last]]
-                scores = scorer.score(prompt, texts, search.words)
-                known[place] = [[round(float(x), 4) for x in row] for row in scores]
-                journal.add("score", forward=place[0], first=first, last=last, scores=known[place])
-            search.tell(prompt, first, last, np.array(known[place], np.float32))
+                before = scorer.token_forwards
+                scores = [[round(float(x), 4) for x in row] for row in scorer.score(prompt, texts, search.words)]
+                known[place] = (scores, scorer.token_forwards - before)
+                facts = {"forward": place[0], "first": first, "last": last, "token_forwards": known[place][1]}
+                journal.add("score", **facts, scores=scores)
+            search.tell(prompt, first, last, np.array(known[place][0], np.float32))
+            spent += known[place][1]
             bar.advance(last - first, prompt.name)
+    return spent
 
 
 @dataclass(frozen=True)

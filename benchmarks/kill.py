@@ -2,8 +2,9 @@
 
 The recipe `digits` runs once undisturbed. Then, in a cache of its own, it is started and killed with SIGKILL after a
 random wait, and started again with the same command, until it has finished; further runs follow until there were
-enough kills. Every final summary must equal the undisturbed one, but for times, memory and the date. No finished stage
-and no answered shard may be done again, no checkpoint may go back, and no child may outlive its parent.
+enough kills. Half of the waits begin with the process, the others with a stage that no kill has hit yet, so that the
+short ones are hit too. Every final summary must equal the undisturbed one, but for times, memory and the date. No
+finished stage and no answered shard may be done again, no checkpoint may go back, and no child may outlive its parent.
 
     python benchmarks/kill.py                      20 kills; about ten minutes on two cores
     python benchmarks/kill.py --kills 3 --seed 1   fewer; writes no result
@@ -32,6 +33,7 @@ RECIPE = ("digits", "--set", "teacher.train.checkpoint_seconds=0.5", "--set", "d
 TIMES = frozenset({"seconds", "latency_ms", "load_seconds", "peak_rss_bytes", "date"})
 """Keys of a summary, at any depth, that hold times, memory or the date: they differ between any two runs."""
 SHORTEST, LONGEST = 1.0, 14.0  # seconds before a kill; the libraries alone take some of them to load
+INSIDE = 0.8  # seconds after a stage's begin; most stages of this recipe take longer
 ORPHAN_SECONDS = 10.0
 
 
@@ -89,7 +91,12 @@ class Lab:
         command = [sys.executable, "-m", "attar", "run", *self.recipe, "--folder", str(self.run)]
         with (self.folder / "stderr").open("ab") as words:
             return subprocess.Popen(
-                command, cwd=self.folder, env=environment, stderr=words, stdin=subprocess.DEVNULL, start_new_session=True
+                command,
+                cwd=self.folder,
+                env=environment,
+                stderr=words,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
 
     def finish(self) -> dict[str, Any]:
@@ -107,9 +114,11 @@ class Lab:
         summary: dict[str, Any] = json.loads((self.run / "summary.json").read_text(encoding="utf-8"))
         return summary
 
-    def killed_after(self, wait: float) -> bool:
-        """Start, wait and kill; return False if the run ended before."""
+    def killed(self, stage: str | None, wait: float) -> bool:
+        """Start, wait, if a stage is given until it has begun and then on, and kill; return False if the run ended."""
         process = self.start()
+        while stage is not None and not self.begun(stage) and process.poll() is None:
+            time.sleep(0.01)
         try:
             self.ended(process.wait(wait))
             return False
@@ -119,6 +128,10 @@ class Lab:
         self._await_children(process.pid)
         self._look()
         return True
+
+    def begun(self, stage: str) -> bool:
+        """Tell whether a stage has begun in some try."""
+        return any(event["event"] == "stage-start" and event["stage"] == stage for event in self.events())
 
     def _await_children(self, group: int) -> None:
         """Wait until no child of a killed run is left; one that stays is an orphan and is killed."""
@@ -140,7 +153,11 @@ class Lab:
                 continue
             self.steps[stage] = max(self.steps.get(stage, 0), int(step))
         for stage, step in self.steps.items():
-            now = [int(p.name[5:]) for p in self.folder.glob(f"cache/work/{stage}-*/checkpoint/step-*") if p.name[5:].isdigit()]
+            now = [
+                int(p.name[5:])
+                for p in self.folder.glob(f"cache/work/{stage}-*/checkpoint/step-*")
+                if p.name[5:].isdigit()
+            ]
             if now and max(now) < step:
                 self.faults.append(f"the checkpoint of {stage} went back from step {step} to {max(now)}")
         for path in self.folder.glob("cache/work/record-*/shards/*.safetensors"):
@@ -160,7 +177,9 @@ class Lab:
 
     def at(self) -> str:
         """Return what the run was doing when its journal ended."""
-        last = next((event for event in reversed(self.events()) if event["event"] in ("run", "stage-start", "stage-done")), {})
+        last = next(
+            (event for event in reversed(self.events()) if event["event"] in ("run", "stage-start", "stage-done")), {}
+        )
         if last.get("event") == "stage-start":
             return str(last["stage"])
         return "between stages" if last.get("event") == "stage-done" and not last["reused"] else "start"
@@ -171,15 +190,31 @@ class Lab:
         return [stage for stage, count in done.items() if count > 1]
 
 
-def disturb(lab: Lab, rest: int, draw: random.Random, longest: float) -> tuple[Counter[str], dict[str, Any]]:
-    """Kill a run until it has finished, or ``rest`` more kills are done; return the stages hit and the summary."""
+def disturb(
+    lab: Lab, missing: Sequence[str], rest: int, draw: random.Random, longest: float
+) -> tuple[Counter[str], dict[str, Any]]:
+    """Kill a run until it has finished, or ``rest`` more kills are done.
+
+    Args:
+        lab: the run.
+        missing: stages that no kill has hit yet.
+        rest: most kills.
+        draw: of the instants.
+        longest: seconds before a kill.
+
+    Returns:
+        The stages hit, and the final summary.
+    """
     hit: Counter[str] = Counter()
     while hit.total() < rest:
-        wait = draw.uniform(SHORTEST, longest)
-        if not lab.killed_after(wait):
+        waiting = [stage for stage in missing if not hit[stage] and not lab.begun(stage)]
+        stage = waiting[0] if waiting and draw.random() < 0.5 else None
+        wait = draw.uniform(0, INSIDE) if stage else draw.uniform(SHORTEST, longest)
+        if not lab.killed(stage, wait):
             break
         hit[lab.at()] += 1
-        print(f"  killed after {wait:5.1f} s  in {lab.at():16} checkpoints {lab.steps or '-'}", flush=True)
+        since = f"of {stage}" if stage else "of the try"
+        print(f"  killed {wait:4.1f} s after the begin {since:12} in {lab.at():16} {lab.steps or ''}", flush=True)
     return hit, lab.finish()
 
 
@@ -200,7 +235,8 @@ def main(words: Sequence[str]) -> int:
         print(f"undisturbed: {time.monotonic() - begin:.0f} s", flush=True)
         while hit.total() < given.kills:
             lab = Lab(Path(work) / f"run-{runs}")
-            found, summary = disturb(lab, given.kills - hit.total(), draw, given.longest)
+            missing = [part["stage"] for part in expected["pipeline"] if not hit[part["stage"]]]
+            found, summary = disturb(lab, missing, given.kills - hit.total(), draw, given.longest)
             apart = differences(expected, comparable(summary))
             repeated = [f"{stage} was done twice" for stage in lab.repeated()]
             runs, hit, orphans = runs + 1, hit + found, orphans + lab.orphans
@@ -211,7 +247,9 @@ def main(words: Sequence[str]) -> int:
                 print(f"  {fault[:300]}", flush=True)
     print("\nkills by stage: " + ", ".join(f"{stage} {count}" for stage, count in hit.most_common()))
     print(f"{equal} of {hit.total()} kills ended in the undisturbed summary, over {runs} runs; {orphans} orphans")
-    figures = {"kills": hit.total(), "equal": equal, "runs": runs, "faults": len(faults), "orphans": orphans}
+    stages = sum(hit[part["stage"]] > 0 for part in expected["pipeline"])
+    figures = {"kills": hit.total(), "equal": equal, "runs": runs, "stages_hit": stages, "faults": len(faults)}
+    figures["orphans"] = orphans
     if given.kills >= 20:
         conditions = {"recipe": " ".join(RECIPE), "by_stage": dict(hit), "left_out": sorted(TIMES)}
         write_result("kill", figures, [given.seed], conditions, "python benchmarks/kill.py")

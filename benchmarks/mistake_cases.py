@@ -203,7 +203,9 @@ text_case("a file that is not there", {"data.source": "text.csv"}, "text.csv doe
 text_case("another sha256", {"data.sha256": "0" * 64}, "texts.csv", "sha256", "0" * 64)
 text_case("sha256 that is none", {"data.sha256": "abc"}, "sha256", "64 hex digits", "'abc'")
 text_case("another format than it is", {"data.format": "parquet"}, "texts.csv", "Parquet")
-table_case("one class alone", "text,label\n" + "".join(f"text {i},good\n" for i in range(40)), "only 'good'", "2 classes")
+table_case(
+    "one class alone", "text,label\n" + "".join(f"text {i},good\n" for i in range(40)), "only 'good'", "2 classes"
+)
 table_case("all texts empty", "text,label\n" + " ,good\n ,bad\n" * 30, "no example", "empty 60")
 table_case("an empty file", "", "texts.csv", "empty")
 table_case("a header alone", "text,label\n", "texts.csv", "no rows")

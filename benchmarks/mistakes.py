@@ -119,7 +119,7 @@ def show(verdict: Verdict) -> None:
     """Print one row of the table."""
     first = (verdict.message.splitlines() or [""])[0].removeprefix("error: ")
     if first.endswith(("mistake:", "mistakes:")):
-        first = (verdict.message.splitlines() + ["", ""])[1].strip()
+        first = ([*verdict.message.splitlines(), "", ""])[1].strip()
     state = "skipped" if verdict.skipped else "ok" if not verdict.faults else "NOT CLEAR"
     print(f"{state:10}{verdict.status:>3}{verdict.seconds:6.1f} s  {verdict.name:48}{first[:110]}", flush=True)
     if verdict.faults:

@@ -58,7 +58,9 @@ def make_model(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, model_max_length=64, **names).save_pretrained(folder)
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    BertModel(BertConfig(vocab_size=len(words.get_vocab()), max_position_embeddings=64, **sizes)).save_pretrained(folder)
+    BertModel(BertConfig(vocab_size=len(words.get_vocab()), max_position_embeddings=64, **sizes)).save_pretrained(
+        folder
+    )
 
 
 def make_bundle(folder: Path) -> None:
@@ -71,7 +73,10 @@ def make_bundle(folder: Path) -> None:
 
     weight = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
     graph = helper.make_graph(
-        [helper.make_node("Flatten", ["pixel_values"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["logits"])],
+        [
+            helper.make_node("Flatten", ["pixel_values"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+        ],
         "tiny",
         [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, [1, 1, 8, 8])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, 2])],
@@ -195,7 +200,12 @@ class Bench:
     def attar(self, words: Sequence[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a real attar process in the folder."""
         clean = {key: value for key, value in os.environ.items() if not key.startswith(("ATTAR_", "HF_", "PIP_"))}
-        own = {"ATTAR_CACHE": str(self.cache), "HF_HOME": str(self.folder / "hf"), "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
+        own = {
+            "ATTAR_CACHE": str(self.cache),
+            "HF_HOME": str(self.folder / "hf"),
+            "HF_HUB_OFFLINE": "1",
+            "NO_COLOR": "1",
+        }
         own |= {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
         return subprocess.run(
             [sys.executable, "-m", "attar", *words],

@@ -128,7 +128,9 @@ def test_a_fault_of_attar_keeps_its_traceback(attar: Attar, monkeypatch: pytest.
         attar("check", "digits")
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("No space left on device (os error 28)")])
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("No space left on device (os error 28)")]
+)
 def test_a_full_disk_is_told_whoever_says_it(attar: Attar, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(_: Any) -> None:
         raise error
@@ -275,7 +277,12 @@ def _modules(code: str, *words: str, stdin: str | None = None) -> tuple[set[str]
     """Return the modules a fresh process has imported after some code, and its stdout."""
     lines = f"import sys\nsys.argv[0] = 'attar'\n{code}\nprint(' '.join(sys.modules), file=sys.stderr)"
     done = subprocess.run(
-        [sys.executable, "-c", lines, *words], input=stdin, capture_output=True, text=True, check=True, env=dict(os.environ)
+        [sys.executable, "-c", lines, *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=dict(os.environ),
     )
     return set(done.stderr.splitlines()[-1].split()), done.stdout
 
@@ -298,7 +305,9 @@ def test_predict_needs_no_torch_and_reads_stdin(runs: Path, pictures: list[str],
 
 @pytest.mark.parametrize("words", [("list", "--recipes"), ("check", "digits"), ("show", "tiny"), ("graph", "digits")])
 def test_verbs_that_load_no_model_import_no_torch(runs: Path, words: tuple[str, ...]) -> None:
-    modules, said = _modules(f"import os; os.chdir({str(runs.parent)!r}); os.environ['ATTAR_RUNS'] = 'runs'\n{MAIN}", *words)
+    modules, said = _modules(
+        f"import os; os.chdir({str(runs.parent)!r}); os.environ['ATTAR_RUNS'] = 'runs'\n{MAIN}", *words
+    )
     assert not modules & {"torch", "transformers"}
     assert said
 

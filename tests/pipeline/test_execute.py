@@ -52,9 +52,7 @@ def _summary(folder: Path) -> Any:
 def test_a_run_leaves_its_folder_whole(tiny_run: Path) -> None:
     folder = tiny_run / "runs" / "tiny"
     names = {path.name for path in folder.iterdir()}
-    assert names == {
-        *(".lock", "recipe.yaml", "journal.jsonl", "summary.json", "report.html", "README.md", "bundle")
-    }
+    assert names == {*(".lock", "recipe.yaml", "journal.jsonl", "summary.json", "report.html", "README.md", "bundle")}
     assert _done(folder, reused=False) == list(STAGES)
     summary = _summary(folder)
     assert summary["schema"] == 1
@@ -129,20 +127,24 @@ def _kill_in(stage: str, recipe: Path, home: Path, wait: float = 0.0) -> None:
     process.wait()
 
 
-def _same_end(stages: list[tuple[str, float]], tiny_run: Path, home: Path) -> None:
+def _killed_and_continued(stages: list[tuple[str, float]], recipe: Path, home: Path) -> Any:
+    """Kill a run in each of the stages, continue it to its end and return its summary."""
     for stage, wait in stages:
-        _kill_in(stage, tiny_run / "tiny.yaml", home, wait)
+        _kill_in(stage, recipe, home, wait)
         assert not (home / "run" / "summary.json").exists()
-    assert _start(tiny_run / "tiny.yaml", home).wait() == 0
-    assert comparable(_summary(home / "run")) == comparable(_summary(tiny_run / "runs" / "tiny"))
-    assert sorted(_done(home / "run", reused=False)) == sorted(STAGES)
+    assert _start(recipe, home).wait() == 0
+    return _summary(home / "run")
 
 
 def test_a_killed_run_ends_as_an_undisturbed_one(tiny_run: Path, tmp_path: Path) -> None:
-    _same_end([("student", 0.05)], tiny_run, tmp_path)
+    found = _killed_and_continued([("student", 0.05)], tiny_run / "tiny.yaml", tmp_path)
+    assert comparable(found) == comparable(_summary(tiny_run / "runs" / "tiny"))
+    assert sorted(_done(tmp_path / "run", reused=False)) == sorted(STAGES)
 
 
 @pytest.mark.real
 def test_a_run_killed_in_every_stage_ends_as_an_undisturbed_one(tiny_run: Path, tmp_path: Path) -> None:
     waits = (0.0, 0.3, 0.1, 0.1, 0.1, 0.0, 0.5, 1.0)
-    _same_end(list(zip(STAGES, waits, strict=True)), tiny_run, tmp_path)
+    found = _killed_and_continued(list(zip(STAGES, waits, strict=True)), tiny_run / "tiny.yaml", tmp_path)
+    assert comparable(found) == comparable(_summary(tiny_run / "runs" / "tiny"))
+    assert sorted(_done(tmp_path / "run", reused=False)) == sorted(STAGES)

@@ -26,7 +26,7 @@ def _groups(kind: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple
     """Yield every group of keys of a recipe with its path."""
     yield path, kind
     for name, field in kind.model_fields.items():
-        kinds = [k for k in _models(field.annotation) if not k.model_config.get("extra") == "allow"]
+        kinds = [k for k in _models(field.annotation) if k.model_config.get("extra") != "allow"]
         for inner in kinds:
             yield from _groups(inner, (*path, name))
 
@@ -162,7 +162,7 @@ def test_a_task_that_is_no_name_is_refused(task: Any) -> None:
     ],
 )
 def test_what_is_no_recipe_is_refused_with_its_place(text: str, said: str) -> None:
-    with pytest.raises(AttarError, match="recipe.yaml") as caught:
+    with pytest.raises(AttarError, match=r"recipe\.yaml") as caught:
         parse(text, "recipe.yaml")
     assert said in str(caught.value)
 

@@ -15,7 +15,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Take a large model that does a task and return the smallest model that still does it, with the proof attached.",
+    help="Take a large model that does a task and return the smallest model that still does it, with the proof.",
 )
 
 

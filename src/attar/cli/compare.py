@@ -27,8 +27,8 @@ def compare(
     one, other = load_summary(first)[1], load_summary(second)[1]
     if one.get("task") != other.get("task"):
         raise AttarError(
-            f"Runs of different tasks cannot be compared: {first} is {one.get('task')}, {second} is {other.get('task')}. "
-            "Give two runs of one task."
+            f"Runs of different tasks cannot be compared: {first} is {one.get('task')}, {second} is "
+            f"{other.get('task')}. Give two runs of one task."
         )
     if as_json:
         print_json(asdict(compare_rows(one, other)))

@@ -198,7 +198,8 @@ def _distill_mistakes(recipe: Recipe) -> Iterator[Mistake]:
             fitting = [name for name in catalog.table("objective") if catalog.entry("objective", name).needs <= GIVES]
             yield Mistake(
                 f"distill.objective[{place}]",
-                f"{term.use} needs {', '.join(sorted(needs - GIVES))}, which this teacher does not give. Fitting: {', '.join(fitting)}.",
+                f"{term.use} needs {', '.join(sorted(needs - GIVES))}, which this teacher does not give. "
+                f"Fitting: {', '.join(fitting)}.",
             )
 
 
@@ -237,7 +238,7 @@ def _plan(recipe: Recipe, base: Path) -> Plan:
 
 
 class _Guess:
-    """Predict costs from sizes alone: counts in the recipe, parameters in the weights' headers, this machine's speed."""
+    """Predict costs from sizes: counts in the recipe, parameters in the weights' headers, this machine's speed."""
 
     def __init__(self, recipe: Recipe, base: Path) -> None:
         self.recipe = recipe
@@ -270,7 +271,7 @@ class _Guess:
 
     def seconds(self, stage: str) -> float | None:
         """Return the predicted seconds of a stage."""
-        train, validation, test = self.examples()
+        train, _, test = self.examples()
         tokens = TOKENS_A_TEXT if self.recipe.task == "text-classification" else 1
         forward = None if self.teacher is None else 2.0 * self.teacher * tokens / self.speed
         step = None if self.student is None else 6.0 * self.student * tokens / self.speed

@@ -162,13 +162,8 @@ def check(ref: Reference, sha256: str | None) -> list[str]:
 
 
 def _check_path(path: Path) -> list[str]:
-    if path.is_symlink() and not path.exists():
-        return [f"{path} is a link to {os.readlink(path)}, which does not exist. Correct the link, or give the file."]
     if not path.exists():
-        parent = path.parent
-        if not parent.is_dir():
-            return [f"{path} does not exist, nor does its folder. Paths start from the recipe's folder; correct it."]
-        return [f"{path} does not exist.{near(path.name, os.listdir(parent), 'Its folder holds')}"]
+        return [_missing(path)]
     if not os.access(path, os.R_OK):
         return [f"{path} cannot be read: this user has no permission. Run: chmod u+r FILE"]
     if path.is_file() and path.stat().st_size == 0:
@@ -176,6 +171,14 @@ def _check_path(path: Path) -> list[str]:
     if path.is_dir():
         return [] if any(path.iterdir()) else [f"{path} is an empty folder. Give one with content."]
     return [] if path.is_file() else [f"{path} is neither a file nor a folder. Give one of these."]
+
+
+def _missing(path: Path) -> str:
+    if path.is_symlink():
+        return f"{path} is a link to {os.readlink(path)}, which does not exist. Correct the link, or give the file."
+    if not path.parent.is_dir():
+        return f"{path} does not exist, nor does its folder. Paths start from the recipe's folder; correct it."
+    return f"{path} does not exist.{near(path.name, os.listdir(path.parent), 'Its folder holds')}"
 
 
 def fingerprint(ref: Reference, sha256: str | None, repository: hub.Repository = "model") -> str:

@@ -35,7 +35,8 @@ def check_name(library: str, name: str) -> None:
     """
     if find_spec(library) is None:
         raise AttarError(
-            f"'{library}:{name}' needs the library '{library}', which is not installed. Run: pip install 'attar[vision]'"
+            f"'{library}:{name}' needs the library '{library}', which is not installed. "
+            "Run: pip install 'attar[vision]'"
         )
     known = model_names(library)
     if known and name.partition(".")[0] not in known:

@@ -21,13 +21,15 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit that is checked out, with ``+changes`` if the package differs from it."""
+    """Return the commit that is checked out, with ``+changes`` if the package that runs is not that commit's."""
+    import attar
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
 
-    changed = git("status", "--porcelain", "--", "src")
-    return git("rev-parse", "HEAD").strip() + ("+changes" if changed.strip() else "")
+    elsewhere = not Path(attar.__file__).resolve().is_relative_to(ROOT)
+    changed = elsewhere or git("status", "--porcelain", "--", "src").strip()
+    return git("rev-parse", "HEAD").strip() + ("+changes" if changed else "")
 
 
 def slug(processor: str) -> str:

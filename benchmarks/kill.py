@@ -209,7 +209,7 @@ def disturb(
     while hit.total() < rest:
         waiting = [stage for stage in missing if not hit[stage] and not lab.begun(stage)]
         stage = waiting[0] if waiting and draw.random() < 0.5 else None
-        wait = draw.uniform(0, INSIDE) if stage else draw.uniform(SHORTEST, longest)
+        wait = INSIDE * draw.random() ** 3 if stage else draw.uniform(SHORTEST, longest)  # some stages take an instant
         if not lab.killed(stage, wait):
             break
         hit[lab.at()] += 1

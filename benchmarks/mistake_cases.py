@@ -694,7 +694,7 @@ command_case("--set with an empty part", "check digits --set distill..epochs=1",
 command_case("unknown option", "check digits --jsn", "--jsn")
 command_case("unknown verb", "chekc digits", "chekc")
 command_case("no recipe", "run", "RECIPE")
-command_case("an option's wrong type", "predict x --threads two", "--threads", "two")
+command_case("an option's wrong type", "predict x --threads two", "--threads", "integer")
 command_case("init of an unknown task", "init --task text-clasification", "Did you mean 'text-classification'")
 command_case("copy of an unknown recipe", "copy reveiws", "Did you mean 'reviews'")
 

@@ -90,7 +90,8 @@ def table(found: list[dict[str, Any]]) -> str:
     lines = ["| benchmark | measured | machine | commit |", "|---|---|---|---|"]
     for one in found:
         machine = f"{one['machine']['processor']}, {one['machine']['cores']} cores"
-        lines.append(f"| `{one['benchmark']}` | {cell(one['figures'])} | {machine} | `{one['commit'][:7]}` |")
+        commit, plus, _ = one["commit"].partition("+")  # "+changes": the package differed from the commit
+        lines.append(f"| `{one['benchmark']}` | {cell(one['figures'])} | {machine} | `{commit[:7]}`{plus} |")
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ def run(
     from attar import api
     from attar.log import console
     from attar.pipeline.run import run_recipe
+    from attar.report.predict import predict_command
     from attar.report.tables import models_table, verdict_line
     from attar.report.words import headline
 
@@ -35,4 +36,4 @@ def run(
     out.print(headline(summary), markup=False)
     out.print(verdict_line(summary), markup=False)
     out.print(f"\nreport  {result.folder / 'report.html'}\nbundle  {result.bundle}", markup=False)
-    out.print(f'try     attar predict {result.folder} "..."', markup=False)
+    out.print(f"try     {predict_command(summary, str(result.folder))}", markup=False)

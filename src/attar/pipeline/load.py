@@ -217,7 +217,7 @@ RULES = {
     "bool_type": "must be true or false, got {input}.",
     "string_type": "must be text, got {input}.",
     "string_too_short": "must not be empty.",
-    "string_pattern_mismatch": "must be letters, digits, '.', '_' and '-' (at most 64, the first no sign), got {input}.",
+    "string_pattern_mismatch": "must be letters, digits, '.', '_' and '-' (at most 64, no sign first), got {input}.",
     "model_type": "must hold keys and values, got {input}.",
     "model_attributes_type": "must hold keys and values, got {input}.",
     "dict_type": "must hold keys and values, got {input}.",

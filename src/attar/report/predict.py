@@ -9,8 +9,12 @@ from typing import Any
 from attar.report.facts import text
 
 
-def predict_command(summary: Mapping[str, Any]) -> str:
+def predict_command(summary: Mapping[str, Any], run: str = "") -> str:
     """Return the command that asks the run's bundle for one answer.
+
+    Args:
+        summary: of the run.
+        run: its folder, where that is known; its name by default.
 
     Example:
         >>> predict_command({"name": "reviews", "task": "text-classification"})
@@ -18,6 +22,7 @@ def predict_command(summary: Mapping[str, Any]) -> str:
         >>> predict_command({"name": "digits", "task": "image-classification"})
         'attar predict digits picture.png'
     """
-    name = shlex.quote(text(summary.get("name"))) if text(summary.get("name")) else "RUN"
+    given = run or text(summary.get("name"))
+    name = shlex.quote(given) if given else "RUN"
     what = "picture.png" if text(summary.get("task")).startswith("image") else '"a text of yours"'
     return f"attar predict {name} {what}"

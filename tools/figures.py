@@ -90,8 +90,9 @@ def table(found: list[dict[str, Any]]) -> str:
     lines = ["| benchmark | measured | machine | commit |", "|---|---|---|---|"]
     for one in found:
         machine = f"{one['machine']['processor']}, {one['machine']['cores']} cores"
-        commit, plus, _ = one["commit"].partition("+")  # "+changes": the package differed from the commit
-        lines.append(f"| `{one['benchmark']}` | {cell(one['figures'])} | {machine} | `{commit[:7]}`{plus} |")
+        commit, changed, _ = one["commit"].partition("+")  # "+changes": the package differed from the commit
+        state = f"`{commit[:7]}`{' with changes' if changed else ''}"
+        lines.append(f"| `{one['benchmark']}` | {cell(one['figures'])} | {machine} | {state} |")
     return "\n".join(lines) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +32,13 @@ def run(recipe: str | Path | Mapping[str, Any], folder: str | Path | None = None
     Example:
         >>> run("digits", distill__epochs=1)                             # doctest: +SKIP
     """
-    from attar.pipeline.load import load_recipe, validate
+    from attar.pipeline.load import lay, load_recipe, validate
     from attar.pipeline.run import run_loaded
     from attar.settings import runs_folder
 
     laid = {key.replace("__", "."): value for key, value in overrides.items()}
     if isinstance(recipe, Mapping):
-        parsed, base = validate(dict(recipe), "the recipe"), Path.cwd()
+        parsed, base = validate(lay(copy.deepcopy(dict(recipe)), laid), "the recipe"), Path.cwd()
     else:
         parsed, base = load_recipe(str(recipe), laid)
     return run_loaded(parsed, base, Path(folder) if folder else runs_folder() / parsed.name, write_report)

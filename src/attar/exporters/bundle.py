@@ -155,7 +155,11 @@ def _session(path: Path, threads: int) -> Any:
 def _tokenizer(folder: Path, card: Mapping[str, Any]) -> Any:
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises plain exceptions
+        raise AttarError(f"{path} cannot be read as a tokenizer: {error}. Export it again.") from error
     tokenizer.no_padding()
     tokenizer.enable_truncation(int(card["input"]["max_length"]))
     return tokenizer

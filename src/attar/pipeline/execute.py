@@ -17,6 +17,7 @@ from attar.pipeline.graph import Stage, build
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.works import Desk
 from attar.settings import cache_folder
+from attar.stages import assets
 from attar.stages.memory import give_back, peak_rss
 from attar.store.artifacts import Artifact, Store
 from attar.store.files import read_json, remove, write_bytes, write_json
@@ -47,6 +48,9 @@ def execute(recipe: Recipe, base: Path, folder: Path) -> dict[str, Artifact]:
         write_bytes(folder / "recipe.yaml", recipe_text(recipe, base).encode("utf-8"))
         stages = build(recipe, base)
         journal.add("run", name=recipe.name, stages={name: stage.key for name, stage in stages.items()})
+        if not all(store.has(name, stage.key) for name, stage in stages.items()):
+            for settings in (recipe.teacher, recipe.student):  # a wrong checksum shows now, not after an hour
+                assets.fetch_weights(settings, base, store.root)
         done: dict[str, Artifact] = {}
         for place, stage in enumerate(stages.values()):
             inputs = {parent: done[parent] for parent in stage.parents}

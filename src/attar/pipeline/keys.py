@@ -6,7 +6,7 @@ import os
 import platform
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from attar.pipeline.recipe import Recipe
 from attar.sources import data as sources
@@ -39,13 +39,12 @@ def machine() -> dict[str, str | int]:
 def data_key(recipe: Recipe, base: Path) -> dict[str, object]:
     """Return what the data depends on.
 
-    ``gold`` is no part of it: it decides which labels may be used, not which examples there are.
+    Where a source lies is no part of it, what it holds is; the ending of its name tells how it is read.
     """
-    return {
-        "content": sources.fingerprint(recipe.data, base),
-        "settings": recipe.data.model_dump(mode="json"),
-        "seed": recipe.seed,
-    }
+    settings = recipe.data.model_dump(mode="json", exclude={"source", "test_source", "sha256", "test_sha256"})
+    endings = [PurePath(text).suffixes for text in (recipe.data.source, recipe.data.test_source) if text is not None]
+    content = sources.fingerprint(recipe.data, base)
+    return {"content": content, "endings": endings, "settings": settings, "seed": recipe.seed}
 
 
 def model_key(settings: ModelSettings, base: Path) -> dict[str, object]:

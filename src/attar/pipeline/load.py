@@ -136,8 +136,7 @@ def load_recipe(given: str, overrides: Mapping[str, Any] | None = None) -> tuple
     """
     name, text, base = find(given)
     raw = parse(text, given)
-    for path, value in (overrides or {}).items():
-        _set(raw, path, value)
+    lay(raw, overrides or {})
     raw.setdefault("name", name)
     return validate(raw, given), base
 
@@ -157,6 +156,21 @@ def validate(raw: Mapping[str, Any], source: str) -> Recipe:
     if mistakes or recipe is None:
         raise RecipeError(source, mistakes)
     return recipe
+
+
+def lay(raw: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay dotted paths over a recipe's mapping, in place, and return it.
+
+    Raises:
+        AttarError: a path goes through a value that holds no keys.
+
+    Example:
+        >>> lay({"distill": {"epochs": 3}}, {"distill.epochs": 1})
+        {'distill': {'epochs': 1}}
+    """
+    for path, value in overrides.items():
+        _set(raw, path, value)
+    return raw
 
 
 def _set(raw: dict[str, Any], path: str, value: Any) -> None:

@@ -128,8 +128,9 @@ class Recipe(Settings):
     @model_validator(mode="before")
     @classmethod
     def _default_compression(cls, value: Any) -> Any:
-        if isinstance(value, Mapping) and "compress" not in value and value.get("task") in catalog.table("task"):
-            return {**value, "compress": list(catalog.entry("task", value["task"]).default_compression)}
+        task = value.get("task") if isinstance(value, Mapping) else None
+        if isinstance(task, str) and "compress" not in value and task in catalog.table("task"):
+            return {**value, "compress": list(catalog.entry("task", task).default_compression)}
         return value
 
     @property

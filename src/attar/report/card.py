@@ -89,7 +89,7 @@ def _use(summary: Mapping[str, Any]) -> str:
         f"For {text(summary.get('task')) or 'the task of its recipe'}"
         f"{f' into {labels}' if labels else ''}, on data like the data it was distilled on"
         f"{f' ({counts} examples)' if counts else ''}.",
-        "It answers with one of its labels whatever it is given: it has no answer for \"none of these\". It "
+        'It answers with one of its labels whatever it is given: it has no answer for "none of these". It '
         "repeats its teacher's mistakes where no human label corrected them. Its quality on other data, other "
         "languages or for groups of people has not been measured: measure it before it decides anything about people.",
     ]

@@ -74,8 +74,7 @@ def latency_differences(
     machines = mapping(first.get("conditions")), mapping(second.get("conditions"))
     pairs: list[tuple[str, Any, Any]] = [(key, machines[0].get(key), machines[1].get(key)) for key in _MACHINE]
     pairs += [
-        (key, one.latency.get(key, machines[0].get(key)), two.latency.get(key, machines[1].get(key)))
-        for key in _TIMING
+        (key, one.latency.get(key, machines[0].get(key)), two.latency.get(key, machines[1].get(key))) for key in _TIMING
     ]
     libraries = _library(one.runtime), _library(two.runtime)
     if libraries[0][0] == libraries[1][0]:

@@ -60,7 +60,7 @@ def decode(label: str) -> tuple[str, ...]:
 
 def _refuse(line: str) -> AttarError:
     return AttarError(
-        f"The Mermaid line {line.strip()!r} cannot be drawn: only nodes like a[\"label\"] and edges like a --> b are. "
+        f'The Mermaid line {line.strip()!r} cannot be drawn: only nodes like a["label"] and edges like a --> b are. '
         "Write it in that form, or draw the text with Mermaid itself."
     )
 

@@ -198,28 +198,32 @@ def render(summary: Mapping[str, Any]) -> str:
     """
     plots = {name: _trusted(figure_json(figure)) for name, figure in figures(summary).items()}
     graph, metric, final = summary_mermaid(summary), metric_name(summary), final_model(summary)
-    return _environment().get_template("report.html.j2").render(
-        name=text(summary.get("name")) or "run",
-        task=text(summary.get("task")),
-        version=text(summary.get("attar")),
-        headline=headline(summary),
-        verdict=text(mapping(summary.get("verdict")).get("result")),
-        verdict_line=verdict_line(summary),
-        verdict_meaning=verdict_meaning(summary),
-        metric=metric_title(metric),
-        models=[{**cells, "color": color(cells["name"])} for cells in model_cells(summary)],
-        final=final.name if final else "",
-        plots=plots,
-        prompts=_prompts(summary, metric),
-        steps=_steps(summary),
-        checks=_checks(summary),
-        mermaid=graph,
-        picture=_trusted(mermaid_svg(graph)) if graph else "",
-        conditions=_conditions(summary),
-        seconds=_seconds(summary),
-        predict=predict_command(summary),
-        plotly=_trusted(_plotly()) if plots else "",
-        config=_trusted(json.dumps(CONFIG)),
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            name=text(summary.get("name")) or "run",
+            task=text(summary.get("task")),
+            version=text(summary.get("attar")),
+            headline=headline(summary),
+            verdict=text(mapping(summary.get("verdict")).get("result")),
+            verdict_line=verdict_line(summary),
+            verdict_meaning=verdict_meaning(summary),
+            metric=metric_title(metric),
+            models=[{**cells, "color": color(cells["name"])} for cells in model_cells(summary)],
+            final=final.name if final else "",
+            plots=plots,
+            prompts=_prompts(summary, metric),
+            steps=_steps(summary),
+            checks=_checks(summary),
+            mermaid=graph,
+            picture=_trusted(mermaid_svg(graph)) if graph else "",
+            conditions=_conditions(summary),
+            seconds=_seconds(summary),
+            predict=predict_command(summary),
+            plotly=_trusted(_plotly()) if plots else "",
+            config=_trusted(json.dumps(CONFIG)),
+        )
     )
 
 

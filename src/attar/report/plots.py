@@ -209,8 +209,10 @@ def _dots(name: str, rows: Sequence[int], shown: Sequence[Mapping[str, Any]], me
             "width": 3,
         },
         "marker": {"color": shade, "symbol": symbol, "size": size},
-        "text": [f"<b>{escape(text(shown[row].get('name')))}</b><br>{one.show(metric)}, n = {number_text(one.n)}"
-                 for row, one in zip(rows, found, strict=True)],
+        "text": [
+            f"<b>{escape(text(shown[row].get('name')))}</b><br>{one.show(metric)}, n = {number_text(one.n)}"
+            for row, one in zip(rows, found, strict=True)
+        ],
         "hovertemplate": "%{text}<extra></extra>",
     }
 

@@ -45,7 +45,13 @@ def save(dataset: DataSet, folder: Path) -> None:
             sink = io.BytesIO()
             parquet.write_table(table, sink, compression="zstd")
             write_bytes(folder / f"{name}.parquet", sink.getvalue())
-    card = {"schema": SCHEMA, "kind": kind, "labels": list(dataset.labels), "gold": sorted(dataset.gold), "parts": parts}
+    card = {
+        "schema": SCHEMA,
+        "kind": kind,
+        "labels": list(dataset.labels),
+        "gold": sorted(dataset.gold),
+        "parts": parts,
+    }
     write_json(folder / CARD, {**card, "facts": dict(dataset.facts)})
 
 

@@ -17,7 +17,7 @@ from attar.optional import lazy
 from attar.sources import reference, weights
 from attar.students.folder import kind_of
 from attar.students.settings import ModelSettings
-from attar.students.transformers import load_tokenizer, quiet_transformers
+from attar.students.transformers import check_loaded, load_tokenizer, quiet_transformers
 
 if TYPE_CHECKING:
     import torch
@@ -56,14 +56,20 @@ def language_model(
 
     quiet_transformers()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, output_loading_info=True
         )
     except (OSError, ValueError, KeyError) as error:
         raise AttarError(
             f"{folder} cannot be loaded as a causal language model: {str(error).splitlines()[0]} A teacher that is no "
             "language model needs `train` (with gold labels)."
         ) from error
+    check_loaded(folder, model, loaded)
+    lost = [name for name in loaded["missing_keys"] if "head" in name]  # tied heads are not among them
+    if lost:
+        raise AttarError(
+            f"{folder} holds no language model: its head ({lost[0]}) is missing. Give a causal language model."
+        )
     return model.to(device).eval(), load_tokenizer(folder)
 
 

@@ -35,6 +35,11 @@ def disk_errors(target: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             reason = f"{target} cannot be written ({error.strerror})."
             raise AttarError(f"{reason} Choose a folder you may write.") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise AttarError(
+                f"{target} cannot be written: {error.filename} is in its place ({error.strerror}). Choose another "
+                "folder (--folder for a run, ATTAR_CACHE for the cache)."
+            ) from error
         raise
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,12 +71,40 @@ def _load(weights: Path, settings: ModelSettings, labels: Sequence[str], image: 
     try:
         if not settings.pretrained:
             return family.from_config(AutoConfig.from_pretrained(weights, **shared))
-        return family.from_pretrained(
-            weights, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True, **shared
+        module, loaded = family.from_pretrained(
+            weights,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **shared,
         )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise AttarError(f"{weights} cannot be loaded as a classifier by transformers: {reason}") from error
+    check_loaded(weights, module, loaded)
+    return module
+
+
+def check_loaded(weights: Path, module: Any, loaded: Mapping[str, Any]) -> None:
+    """Refuse weights that do not fill the body of the model: transformers would leave random ones in silence.
+
+    Args:
+        weights: where they came from.
+        module: the model they were loaded into.
+        loaded: what ``from_pretrained(..., output_loading_info=True)`` gives beside the model.
+
+    Raises:
+        AttarError: a weight of the body is missing or of another shape; a new head and pooler are expected.
+    """
+    body = f"{module.base_model_prefix}."
+    mismatched = [name if isinstance(name, str) else name[0] for name in loaded["mismatched_keys"]]
+    bad = [name for name in (*loaded["missing_keys"], *mismatched) if name.startswith(body) and ".pooler." not in name]
+    if bad:
+        raise AttarError(
+            f"{weights} does not hold the weights that its config.json asks for: {len(bad)} are missing or of another "
+            f"shape, among them {sorted(bad)[0]}. Download or save the model again."
+        )
 
 
 def quiet_transformers() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,18 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = lazy("torch")
+
+
+@contextmanager
+def _fetching(library: str, name: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # each library and each of its download clients raises its own kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AttarError(
+            f"The pretrained weights of {library}:{name} cannot be loaded: {reason} Set pretrained: false to start "
+            "from random weights, or give a folder as `model`."
+        ) from error
 
 
 class _NamedStudent:
@@ -55,7 +68,10 @@ class TimmStudent(_NamedStudent):
         timm = require("timm", "vision", f"The model 'timm:{name}'")
         if not timm.is_model(name):
             raise AttarError(f"timm has no model '{name}'.{did_you_mean(name, timm.list_models())}")
-        module: torch.nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=classes, in_chans=channels)
+        with _fetching("timm", name) if pretrained else nullcontext():
+            module: torch.nn.Module = timm.create_model(
+                name, pretrained=pretrained, num_classes=classes, in_chans=channels
+            )
         return module
 
 
@@ -76,7 +92,8 @@ class TorchvisionStudent(_NamedStudent):
         if not pretrained:
             plain: torch.nn.Module = models.get_model(name, num_classes=classes)
             return plain
-        source = models.get_model(name, weights="DEFAULT").state_dict()
+        with _fetching("torchvision", name):  # torchvision reads its files with weights_only, which runs no code
+            source = models.get_model(name, weights="DEFAULT").state_dict()
         module: torch.nn.Module = models.get_model(name, num_classes=classes)
         own = module.state_dict()
         module.load_state_dict({k: source[k] if source[k].shape == v.shape else v for k, v in own.items()})

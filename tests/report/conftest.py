@@ -28,18 +28,44 @@ def _models() -> list[dict[str, Any]]:
     torch = {"precision": "float32", "runtime": "torch 2.14.1"}
     return [
         _model(
-            "teacher", "SmolLM2-135M-Instruct, prompted", 0.868, p50=91.0, p90=99.0, parameters=134_515_008,
-            flops=1.9e10, bytes=269_060_552, peak_rss_bytes=900_000_000, precision="bfloat16", runtime="torch 2.14.1",
+            "teacher",
+            "SmolLM2-135M-Instruct, prompted",
+            0.868,
+            p50=91.0,
+            p90=99.0,
+            parameters=134_515_008,
+            flops=1.9e10,
+            bytes=269_060_552,
+            peak_rss_bytes=900_000_000,
+            precision="bfloat16",
+            runtime="torch 2.14.1",
         ),
         _model("control", "all-MiniLM-L6-v2, 6 layers", 0.851, p50=12.1, p90=13.9, **student, **torch),
         _model("student", "all-MiniLM-L6-v2, 6 layers", 0.874, p50=12.0, p90=13.8, **student, **torch),
         _model(
-            "compressed", "vocabulary 7801, 4 layers", 0.872, p50=8.4, p90=9.6, parameters=10_400_000, flops=2.4e9,
-            bytes=41_600_000, peak_rss_bytes=540_000_000, **torch,
+            "compressed",
+            "vocabulary 7801, 4 layers",
+            0.872,
+            p50=8.4,
+            p90=9.6,
+            parameters=10_400_000,
+            flops=2.4e9,
+            bytes=41_600_000,
+            peak_rss_bytes=540_000_000,
+            **torch,
         ),
         _model(
-            "exported", "ONNX", 0.871, p50=5.29, p90=6.1, parameters=10_400_000, flops=2.4e9, bytes=13_412_345,
-            peak_rss_bytes=181_000_000, precision="int8", runtime="onnxruntime 1.31.1",
+            "exported",
+            "ONNX",
+            0.871,
+            p50=5.29,
+            p90=6.1,
+            parameters=10_400_000,
+            flops=2.4e9,
+            bytes=13_412_345,
+            peak_rss_bytes=181_000_000,
+            precision="int8",
+            runtime="onnxruntime 1.31.1",
         ),
     ]
 
@@ -101,7 +127,12 @@ def _curve(end: float, top: float) -> list[dict[str, Any]]:
 
 def _stage(stage: str, parents: list[str], seconds: float, note: str = "", reused: bool = False) -> dict[str, Any]:
     return {
-        "stage": stage, "key": f"key-{stage}", "parents": parents, "seconds": seconds, "note": note, "reused": reused,
+        "stage": stage,
+        "key": f"key-{stage}",
+        "parents": parents,
+        "seconds": seconds,
+        "note": note,
+        "reused": reused,
     }
 
 
@@ -174,8 +205,13 @@ def full_summary() -> dict[str, Any]:
         },
         "pipeline": _pipeline(),
         "conditions": {
-            "processor": "AMD EPYC 7B13", "cores": 2, "threads": 2, "torch": "2.14.1", "onnxruntime": "1.31.1",
-            "python": "3.11.7", "date": "2026-11-24",
+            "processor": "AMD EPYC 7B13",
+            "cores": 2,
+            "threads": 2,
+            "torch": "2.14.1",
+            "onnxruntime": "1.31.1",
+            "python": "3.11.7",
+            "date": "2026-11-24",
         },
         "seconds": {"tune": 142.0, "record": 160.2, "distill": 121.0, "control": 118.0, "total": 665.4},
         "peak_rss_bytes": 3_100_000_000,

@@ -32,7 +32,7 @@ def test_the_picture_has_every_node_and_edge(full: dict[str, Any]) -> None:
     tree = ElementTree.fromstring(svg)
     assert tree.get("viewBox")
     assert len(list(tree.iter(f"{SVG}rect"))) == len(full["pipeline"])
-    assert svg.count("fc-edge\" marker-end") == EDGES
+    assert svg.count('fc-edge" marker-end') == EDGES
 
 
 def test_edges_that_a_longer_path_implies_are_not_drawn() -> None:

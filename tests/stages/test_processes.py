@@ -54,8 +54,6 @@ def _two(case: dict[str, int], work: Path) -> list[list[torch.Tensor]]:
     return [torch.load(work / f"process-{rank}.pt") for rank in range(2)]
 
 
-
-
 @pytest.mark.parametrize(
     "name",
     [

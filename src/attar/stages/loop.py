@@ -18,12 +18,16 @@ from attar.optional import lazy
 from attar.seeds import derive
 from attar.stages.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
 from attar.stages.device import choose_device, choose_precision, precision_name
+from attar.stages.memory import trim_heap
 from attar.stages.schedule import Schedule, TrainSettings
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = lazy("torch")
+
+TRIM_STEPS = 10
+"""Steps between two returns of freed memory: rare enough to cost nothing, often enough to bound the holes."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,8 @@ class Trainer:
                 if "validation" in row or state.step % max(1, self.schedule.steps // 100) == 0:
                     state.history.append(row)
                 bar.advance(1, f"loss {row['loss']:.3f}")
+                if state.step % TRIM_STEPS == 0:
+                    trim_heap()
                 if time.monotonic() - saved >= self.settings.checkpoint_seconds:
                     self._save(state)
                     saved = time.monotonic()

@@ -24,12 +24,21 @@ def peak_rss() -> int:
 
 
 def give_back() -> None:
-    """Return freed memory to the system.
+    """Collect garbage and return freed memory to the system, at the end of a stage.
 
     glibc keeps what a stage has freed for later; the next stage, and the processes that measure beside it, would
     stand on top of it.
     """
     gc.collect()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Return freed memory to the system.
+
+    Batches of ever other lengths leave the heap full of holes: training a 4-layer encoder grew by 90 MB a step to
+    3.6 GB, of which 2.3 GB were holes.
+    """
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:  # glibc's own; other C libraries have none

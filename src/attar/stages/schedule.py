@@ -47,8 +47,8 @@ class Schedule:
 
     Example:
         >>> plan = Schedule(np.ones(10), TrainSettings(batch_size=4, epochs=2), seed=0)
-        >>> plan.steps, [len(plan.batch(step)) for step in range(plan.steps)]
-        (6, [4, 4, 2, 4, 4, 2])
+        >>> plan.steps, [sum(len(plan.batch(step)) for step in epoch) for epoch in (range(3), range(3, 6))]
+        (6, [10, 10])
     """
 
     def __init__(self, lengths: np.ndarray, settings: TrainSettings, seed: int) -> None:

@@ -155,9 +155,11 @@ def _title(run: Run, name: str) -> str:
 def _short(settings: Any) -> str:
     if settings.build is not None:
         return f"{settings.build.net} of widths {'-'.join(str(width) for width in settings.build.widths)}"
-    return str(settings.model).rstrip("/").rpartition("#")[2].removesuffix(".gguf").rpartition("/")[2] or str(
-        settings.model
-    )
+    place, _, inside = str(settings.model).rstrip("/").partition("#")
+    last = (inside or place).removesuffix(".gguf").rpartition("/")[2]
+    if inside and last in ("model", "weights"):  # a folder's name that says nothing; the package's does
+        return place.rpartition(":")[2].partition("==")[0]
+    return last or place
 
 
 def _size(run: Run, model: Model, folder: Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from attar.errors import AttarError
-from attar.stages.memory import peak_rss
+from attar.stages.memory import give_back, peak_rss
 
 
 class Runner(Protocol):
@@ -137,6 +137,7 @@ def serve(spec: dict[str, Any]) -> None:
     begin = time.perf_counter()
     runner = RUNNERS[spec["kind"]](spec)
     inputs = read_inputs(Path(spec["inputs"]))
+    give_back()
     facts = {"precision": runner.precision, "runtime": runner.runtime, "load_seconds": time.perf_counter() - begin}
     _say({"ready": True, **facts})
     for line in sys.stdin:

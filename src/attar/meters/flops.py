@@ -32,9 +32,8 @@ def count_flops(forward: Callable[[], Any]) -> int:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    aten = torch.ops.aten
-    names = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_attention_math", "_fused_sdp_choice")
-    mapping = {getattr(aten, names[0]): attention_flops} if hasattr(aten, names[0]) else {}
+    fused = getattr(torch.ops.aten, "_scaled_dot_product_flash_attention_for_cpu", None)
+    mapping = {} if fused is None else {fused: attention_flops}
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     with torch.no_grad(), counter:
         forward()

@@ -16,7 +16,7 @@ from attar.errors import AttarError
 from attar.log import progress
 from attar.meters.statistics import bootstrap_mean
 from attar.prompts.bank import PromptSettings, bank_prompts, own_prompt, word_variants
-from attar.prompts.scoring import LabelWordScorer, batch_calibration, distinct, encode
+from attar.prompts.scoring import LabelWordScorer, distinct, encode
 from attar.prompts.search.bank import BankSearch, Reading
 from attar.seeds import derive
 from attar.store.files import read_json, write_json
@@ -188,11 +188,6 @@ def _score(reading: Reading, seed: int) -> dict[str, Any]:
 def prompt_tokens(tokenizer: Any, prompt: TextPrompt) -> int:
     """Return the tokens a prompt adds to every example."""
     return len(encode(tokenizer, prompt, "")) if prompt.chat else len(tokenizer(prompt.render("")).input_ids)
-
-
-def calibrate_prompt(scorer: LabelWordScorer, prompt: TextPrompt, texts: Sequence[str]) -> TextPrompt:
-    """Return a prompt with batch calibration from unlabeled texts."""
-    return prompt.calibrated(batch_calibration(scorer.score(prompt, texts)))
 
 
 def save(tuned: Tuned, folder: Path) -> None:

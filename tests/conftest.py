@@ -157,6 +157,35 @@ def text_student(bert_folder: Path) -> Any:
     return model
 
 
+PROMPT = {"template": "Review: {text}\nTitle:", "words": [], "chat": False, "demonstrations": [], "calibration": None}
+
+
+@pytest.fixture
+def pairs(texts: Any) -> Any:
+    """Return eight texts, each with a target text of its first words."""
+    return texts.without_labels().with_targets([" ".join(text.split()[:3]) for text in CORPUS])
+
+
+@pytest.fixture
+def writer(llama_folder: Path) -> Callable[..., Any]:
+    """Return a maker of tiny language models that write titles of reviews."""
+    import torch
+
+    from attar.students import folder
+    from attar.students.settings import ModelSettings
+
+    def make(seed: int = 1, chat: bool = False, **settings: Any) -> Any:
+        model = folder.make(ModelSettings(model=str(llama_folder), **settings), llama_folder, (), ())
+        torch.manual_seed(seed)
+        for parameter in model.module.parameters():
+            parameter.data += 0.05 * torch.randn_like(parameter)
+        model.module.eval()
+        model.facts |= {"prompt": {**PROMPT, "name": "titles", "chat": chat}, "max_new_tokens": 12}
+        return model
+
+    return make
+
+
 def make_images(count: int, seed: int = 0) -> Any:
     """Return labeled images of 8 x 8 pixels: bright above (0) or bright below (1), with noise."""
     from attar.core.examples import Examples

@@ -17,21 +17,49 @@ TABLES: dict[str, dict[str, str]] = {
     "task": {
         "text-classification": "attar.tasks.text_classification:TextClassification",
         "image-classification": "attar.tasks.image_classification:ImageClassification",
+        "text-generation": "attar.tasks.text_generation:TextGeneration",
     },
     "objective": {
         "cross_entropy": "attar.objectives.cross_entropy:CrossEntropy",
         "forward_kl": "attar.objectives.forward_kl:ForwardKL",
+        "reverse_kl": "attar.objectives.reverse_kl:ReverseKL",
+        "jensen_shannon": "attar.objectives.jensen_shannon:JensenShannon",
+        "skewed_forward_kl": "attar.objectives.skewed_forward_kl:SkewedForwardKL",
+        "skewed_reverse_kl": "attar.objectives.skewed_reverse_kl:SkewedReverseKL",
+        "total_variation": "attar.objectives.total_variation:TotalVariation",
+        "logit_mse": "attar.objectives.logit_mse:LogitMSE",
+        "dkd": "attar.objectives.dkd:DecoupledKD",
+        "dist": "attar.objectives.dist:Dist",
+        "uld": "attar.objectives.uld:UniversalLogitDistillation",
+        "standardized_kl": "attar.objectives.standardized_kl:StandardizedKL",
+        "ranking": "attar.objectives.ranking:Ranking",
+        "hidden": "attar.objectives.hidden:HiddenStates",
+        "attention_transfer": "attar.objectives.attention_transfer:AttentionTransfer",
+        "attention_relation": "attar.objectives.attention_relation:AttentionRelation",
+        "rkd": "attar.objectives.rkd:RelationalKD",
+        "similarity": "attar.objectives.similarity:Similarity",
+        "contrastive": "attar.objectives.contrastive:Contrastive",
+        "mgd": "attar.objectives.mgd:MaskedGeneration",
     },
     "student": {
         "transformers": "attar.students.transformers:TransformersStudent",
+        "causal": "attar.students.causal:CausalStudent",
         "net": "attar.students.net:NetStudent",
         "timm": "attar.students.vision:TimmStudent",
         "torchvision": "attar.students.vision:TorchvisionStudent",
     },
     "teacher": {
         "label_words": "attar.teachers.label_words:LabelWordTeacher",
+        "endpoint": "attar.teachers.endpoint:EndpointTeacher",
         "classifier": "attar.teachers.classifier:ClassifierTeacher",
+        "language_model": "attar.teachers.language_model:LanguageModelTeacher",
         "recorded": "attar.teachers.recorded:RecordedTeacher",
+        "aligned": "attar.teachers.aligned:AlignedTeacher",
+    },
+    "codec": {
+        "full": "attar.teachers.codecs.full:FullCodec",
+        "topk": "attar.teachers.codecs.topk:TopkCodec",
+        "sampled": "attar.teachers.codecs.sampled:SampledCodec",
     },
     "search": {
         "bank": "attar.prompts.search.bank:BankSearch",
@@ -55,8 +83,8 @@ def table(noun: str) -> dict[str, str]:
         AttarError: a plugin takes a name that is taken.
 
     Example:
-        >>> sorted(table("objective"))[:2]
-        ['cross_entropy', 'forward_kl']
+        >>> table("objective")["forward_kl"]
+        'attar.objectives.forward_kl:ForwardKL'
     """
     names = dict(TABLES[noun])
     for point in entry_points(group="attar.plugins"):

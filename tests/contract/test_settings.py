@@ -13,9 +13,13 @@ from attar.prompts.bank import PromptSettings
 from attar.settings import Settings
 from attar.stages.schedule import TrainSettings
 from attar.students.settings import Build, ModelSettings
+from attar.teachers.endpoint_settings import EndpointSettings
 
 ENTRIES = [(noun, name) for noun in sorted(catalog.TABLES) for name in sorted(catalog.TABLES[noun])]
-FIXED: dict[type, dict[str, Any]] = {ModelSettings: {"model": "x"}}
+FIXED: dict[type, dict[str, Any]] = {
+    ModelSettings: {"model": "x"},
+    EndpointSettings: {"base_url": "http://h/v1", "model": "x"},
+}
 
 
 def _classes() -> list[type[Settings]]:

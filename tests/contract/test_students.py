@@ -45,7 +45,8 @@ def _say(name: str, module: Any, model: Any, texts: Examples) -> torch.Tensor:
 
 
 def test_every_kind_has_a_case() -> None:
-    assert sorted(CASES) == sorted(catalog.TABLES["student"])
+    writes = {"causal"}  # chooses no label; tests/students/test_causal.py
+    assert set(CASES) == set(catalog.TABLES["student"]) - writes
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

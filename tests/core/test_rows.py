@@ -3,15 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attar.core.rows import Rows, example_rows, weighted_mean
+from attar.core.rows import Head, Rows, example_rows, weighted_mean
 
 
 def test_rows_refuse_neither_and_both_kinds_of_scores() -> None:
     key, weight = torch.zeros(2, 2, dtype=torch.long), torch.ones(2)
-    with pytest.raises(ValueError, match="either logits, or hidden with head"):
+    with pytest.raises(ValueError, match="one form of scores"):
         Rows(key, weight)
-    with pytest.raises(ValueError, match="either logits, or hidden with head"):
-        Rows(key, weight, torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="one form of scores"):
+        Rows(key, weight, torch.zeros(2, 3), torch.zeros(2, 4), Head(torch.zeros(3, 4)))
 
 
 @pytest.mark.parametrize(("keys", "weights"), [((3, 2), 2), ((2,), 2), ((2, 2), 3)])
@@ -22,7 +22,7 @@ def test_rows_refuse_counts_that_differ(keys: tuple[int, ...], weights: int) -> 
 
 def test_lazy_rows_lay_out_the_product() -> None:
     hidden, head = torch.randn(2, 4), torch.randn(3, 4)
-    rows = Rows(torch.zeros(2, 2, dtype=torch.long), torch.ones(2), None, hidden, head)
+    rows = Rows(torch.zeros(2, 2, dtype=torch.long), torch.ones(2), None, hidden, Head(head))
     assert torch.allclose(rows.dense(), hidden @ head.T)
 
 

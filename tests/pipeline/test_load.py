@@ -215,14 +215,15 @@ def test_overrides_are_laid_over_the_file_and_checked_with_it() -> None:
         load_recipe("digits", {"distill..epochs": 1})
 
 
-def test_ready_recipes_are_three_and_valid() -> None:
+def test_ready_recipes_are_four_and_valid() -> None:
     names = list(ready_recipes())
-    assert names == ["digits", "reuters", "reviews"]
+    assert names == ["digits", "reuters", "reviews", "titles"]
     for name, text in ready_recipes().items():
         recipe, _ = load_recipe(name)
         assert recipe.name == name
         assert text.startswith("# ")  # what `attar list --recipes` shows
-    assert {load_recipe(name)[0].task for name in names} == {"text-classification", "image-classification"}
+    tasks = {"text-classification", "image-classification", "text-generation"}
+    assert {load_recipe(name)[0].task for name in names} == tasks
 
 
 def test_short_and_long_forms_mean_the_same() -> None:

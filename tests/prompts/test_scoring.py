@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from attar.core.prompt import TextPrompt
+from attar.core.prompt import TextPrompt, cut, encode
 from attar.errors import AttarError
 from attar.prompts import scoring
-from attar.prompts.scoring import LabelWordScorer, batch_calibration, calibrate, common_prefix, encode, length_buckets
+from attar.prompts.scoring import LabelWordScorer, batch_calibration, calibrate, common_prefix, length_buckets
 
 PLAIN = TextPrompt("Review: {text}\nSentiment:", ("bad", "good"))
 INSTRUCTION = TextPrompt(
@@ -103,10 +103,10 @@ def test_no_texts_no_scores(scorer: LabelWordScorer) -> None:
 def test_a_long_text_loses_its_end_and_never_the_prompt(loaded: tuple[Any, Any]) -> None:
     scorer = LabelWordScorer(*loaded, max_tokens=8)
     long = "the zip broke after one week and the seams are already open"
-    cut = scorer._cut(long)
-    assert long.startswith(cut)
-    assert 0 < len(scorer.tokenizer(cut).input_ids) <= 8
-    assert np.abs(scorer.score(PLAIN, [long, "x"])[0] - _plain(loaded, PLAIN, cut)).max() < 1e-5
+    shorter = cut(scorer.tokenizer, long, scorer.max_tokens)
+    assert long.startswith(shorter)
+    assert 0 < len(scorer.tokenizer(shorter).input_ids) <= 8
+    assert np.abs(scorer.score(PLAIN, [long, "x"])[0] - _plain(loaded, PLAIN, shorter)).max() < 1e-5
 
 
 def test_answers_are_log_probabilities_after_calibration(scorer: LabelWordScorer) -> None:

@@ -122,3 +122,40 @@ def test_an_official_test_set_that_is_too_small_is_said() -> None:
         split(pool(9, 9, 9), pool(9), NAMES, Sizes(None, 3, 50, False), 0)
     with pytest.raises(AttarError, match="a 9, b 0, c 0"):
         split(pool(9, 9, 9), pool(9), NAMES, Sizes(None, 3, 0.5, True), 0)
+
+
+def pairs(count: int, without_target: int = 0) -> Examples:
+    whole = pool(unlabeled=count + without_target)
+    return whole.with_targets([f"of {text}" for text in whole.inputs[:count]] + [""] * without_target)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(12, 60), st.integers(0, 9), st.integers(0, 2**32), st.randoms(use_true_random=False))
+def test_targets_follow_their_texts_and_the_order_of_rows_does_not_matter(
+    count: int, without_target: int, seed: int, random: object
+) -> None:
+    whole, sizes = pairs(count, without_target), Sizes(None, 4, 0.25, False)
+    order = list(range(len(whole)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    first, second = (split(some, None, (), sizes, seed) for some in (whole, whole.take(np.array(order))))
+    for name in PARTS:
+        one, two = getattr(first, name), getattr(second, name)
+        assert (one.keys.tolist(), one.inputs, one.targets) == (two.keys.tolist(), two.inputs, two.targets)
+        assert all(target in ("", f"of {text}") for text, target in zip(one.inputs, one.targets, strict=True))
+    assert "" not in [*first.validation.targets, *first.test.targets]
+    assert first.train.targets.count("") == without_target
+    keys = np.concatenate([getattr(first, name).keys for name in PARTS]).tolist()
+    assert sorted(keys) == sorted(whole.keys.tolist())
+
+
+def test_pairs_in_no_split_are_spare_and_show_no_target() -> None:
+    found = split(pairs(30), None, (), Sizes(10, 4, 6, False), 0)
+    assert len(found.spare) == 10
+    assert found.spare.targets is None
+
+
+def test_pairs_that_cannot_be_had_are_said_without_classes() -> None:
+    with pytest.raises(AttarError, match=r"10 are there after cleaning \(no classes; 3 without a target, for train"):
+        split(pairs(10, 3), None, (), Sizes(None, 6, 6, False), 0)
+    with pytest.raises(AttarError, match=r"test: 0.01 of 10 examples \(no classes\) leaves it empty\. Set a larger"):
+        split(pairs(10), None, (), Sizes(None, 2, 0.01, False), 0)

@@ -14,7 +14,8 @@ from attar.core.rows import Rows, example_rows
 from attar.objectives.cross_entropy import CrossEntropy
 from attar.objectives.forward_kl import ForwardKL
 from attar.objectives.weighted import WeightedSum
-from attar.stages.loop import Lesson, Trainer
+from attar.stages.lesson import Lesson
+from attar.stages.loop import Trainer
 from attar.stages.schedule import TrainSettings
 from attar.students import folder
 from attar.students.settings import Build, ModelSettings

@@ -11,6 +11,7 @@ from attar.core.rows import Rows, example_rows
 from attar.errors import AttarError
 from attar.stages import assets
 from attar.stages.device import choose_device, choose_precision, precision_name, threads
+from attar.students.causal import language_model
 
 
 class Sure:
@@ -41,8 +42,8 @@ def test_objective_of_a_recipe() -> None:
 
 def test_a_folder_without_a_language_model(tmp_path: Path, llama_folder: Path) -> None:
     with pytest.raises(AttarError, match="cannot be loaded as a causal language model"):
-        assets.language_model(tmp_path, torch.float32, torch.device("cpu"))
-    model, tokenizer = assets.language_model(llama_folder, torch.float32, torch.device("cpu"))
+        language_model(tmp_path, torch.float32)
+    model, tokenizer = language_model(llama_folder, torch.float32)
     assert not model.training
     assert tokenizer.pad_token is not None
 

@@ -18,7 +18,8 @@ from attar.objectives.cross_entropy import CrossEntropy
 from attar.objectives.forward_kl import ForwardKL
 from attar.objectives.weighted import WeightedSum
 from attar.stages import loop
-from attar.stages.loop import Lesson, Trainer, accumulate, loss_of
+from attar.stages.lesson import Lesson, accumulate, loss_of
+from attar.stages.loop import Trainer
 from attar.stages.schedule import TrainSettings
 from attar.tasks.image_classification import ImageClassification
 

@@ -14,7 +14,7 @@ from attar.core.rows import Rows
 from attar.errors import AttarError
 from attar.objectives.cross_entropy import CrossEntropy
 from attar.objectives.forward_kl import ForwardKL
-from attar.stages.loop import Lesson
+from attar.stages.lesson import Lesson
 from attar.stages.preflight import preflight
 from attar.tasks.image_classification import ImageClassification
 from attar.teachers.classifier import ClassifierTeacher
@@ -55,7 +55,7 @@ def test_a_right_objective_passes_and_changes_nothing(
     before = [tensor.clone() for tensor in model.module.state_dict().values()]
     checks = preflight(model, _lesson(net, images, objective))
     assert all(check["passed"] for check in checks)
-    assert len(checks) == (5 if objective is KL else 2)
+    assert len(checks) == (7 if objective is KL else 3)
     assert model.module.training
     assert all(p.grad is None for p in model.module.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, model.module.state_dict().values(), strict=True))

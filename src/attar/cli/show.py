@@ -9,6 +9,7 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     """Show a run's models, prompts and verdict."""
     from rich.console import Console
 
+    from attar.report.advice import advise
     from attar.report.tables import models_table, prompts_table, verdict_line
     from attar.report.words import headline
     from attar.store.runs import load_summary
@@ -23,4 +24,6 @@ def show(run: RunName, as_json: AsJson = False) -> None:
         out.print(prompts_table(summary))
     out.print(headline(summary), markup=False)
     out.print(verdict_line(summary), markup=False)
+    for advice in advise(summary):
+        out.print(f"- {advice.text}", markup=False)
     out.print(f"\nreport  {folder / 'report.html'}", markup=False)

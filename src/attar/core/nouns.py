@@ -17,8 +17,13 @@ from attar.settings import Settings
 if TYPE_CHECKING:
     import torch
 
-Signal = Literal["logits", "hard"]
-"""What a teacher can give and an objective can need: scores of every choice, or the chosen class alone."""
+Signal = Literal["logits", "top", "sampled", "hard", "features", "text", "top_logprobs"]
+"""What a teacher can give and an objective can need.
+
+``logits``: scores of every choice; ``top``: the likeliest choices and the exact mass of the rest; ``sampled``: an
+unbiased sample of the distribution; ``hard``: the chosen class alone; ``features``: what layers give; ``text``: what it
+writes; ``top_logprobs``: the likeliest tokens of what it writes.
+"""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Batch:
     Args:
         examples: the examples, in row order; a teacher answers these.
         inputs: argument name -> tensor, for the student's forward.
-        targets: ``(examples,)`` int64 hard targets; `attar.core.examples.UNKNOWN` where there is none.
+        targets: ``(rows,)`` int64 hard targets; `attar.core.examples.UNKNOWN` where there is none.
     """
 
     examples: Examples
@@ -89,6 +94,8 @@ class Task(Protocol):
 
     name: ClassVar[str]
     metric: ClassVar[str]
+    chooses_by: ClassVar[str]
+    """What the best step is chosen by on the validation split: ``accuracy`` of rows, or ``loss``."""
 
     def collate(self, model: Model, examples: Examples) -> Batch:
         """Turn examples into a batch that ``model`` reads."""
@@ -107,8 +114,13 @@ class Teacher(Protocol):
     (weights, tokenizer, prompt, precision).
     """
 
-    gives: frozenset[Signal]
-    fingerprint: str
+    @property
+    def gives(self) -> frozenset[Signal]:
+        """Return the signals it gives."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return its identity."""
 
     def answer(self, examples: Examples) -> Rows:
         """Return the teacher's rows for these examples, in their order, without gradient."""
@@ -129,7 +141,24 @@ class Loss:
 
 @runtime_checkable
 class Objective(Protocol):
-    """Compare the student's rows with a target; mean over row weights; temperature with its T² factor."""
+    """Compare the student's rows with a target; mean over row weights; temperature with its T² factor.
+
+    Three facts of the class say where it fits: ``settles_for`` names signals it takes in place of ``logits``;
+    ``by_row`` tells that it is a mean over rows, each judged by itself, so it may be computed a few rows at a time;
+    ``divergence`` that it and its gradient are 0 where student and teacher say the same.
+    """
+
+    @property
+    def settles_for(self) -> frozenset[Signal]:
+        """Return the signals it takes in place of ``logits``."""
+
+    @property
+    def by_row(self) -> bool:
+        """Tell whether it is a mean over rows."""
+
+    @property
+    def divergence(self) -> bool:
+        """Tell whether it is 0, gradient and all, where both agree."""
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -137,6 +166,18 @@ class Objective(Protocol):
 
     def __call__(self, student: Rows, teacher: Rows | None, targets: torch.Tensor) -> Loss:
         """Return the loss of ``student`` against ``teacher`` (same keys, same order) or ``targets (rows,)``."""
+
+
+def suits(objective: Any, gives: frozenset[Signal]) -> bool:
+    """Tell whether a teacher that gives these signals can feed an objective (or a class of objectives).
+
+    Example:
+        >>> from attar.objectives.forward_kl import ForwardKL
+        >>> suits(ForwardKL, frozenset({"top"})), suits(ForwardKL, frozenset({"text"}))
+        (True, False)
+    """
+    missing = objective.needs - gives
+    return not missing or (missing == {"logits"} and bool(objective.settles_for & gives))
 
 
 @dataclass(frozen=True)

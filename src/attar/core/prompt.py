@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from attar.errors import AttarError
+
 
 @dataclass(frozen=True)
 class TextPrompt:
@@ -81,3 +83,26 @@ class TextPrompt:
         """Return a short id of what the model reads: prompts that differ in nothing the model sees share it."""
         read = self.messages("{text}") if self.chat else self.render("{text}")
         return hashlib.sha256(json.dumps([self.chat, read]).encode("utf-8")).hexdigest()[:16]
+
+
+def encode(tokenizer: Any, prompt: TextPrompt, text: str) -> list[int]:
+    """Return the token ids a model reads to answer one text, chat roles included.
+
+    Raises:
+        AttarError: a chat prompt with a tokenizer that has no chat template.
+    """
+    if not prompt.chat:
+        return list(tokenizer(prompt.render(text)).input_ids)
+    if tokenizer.chat_template is None:
+        raise AttarError(
+            f"The prompt '{prompt.name}' asks for chat, but the teacher's tokenizer has no chat template. "
+            "Set chat: false."
+        )
+    rendered = tokenizer.apply_chat_template(prompt.messages(text), tokenize=False, add_generation_prompt=True)
+    return list(tokenizer(rendered, add_special_tokens=False).input_ids)
+
+
+def cut(tokenizer: Any, text: str, tokens: int) -> str:
+    """Return the text without what is beyond a number of tokens."""
+    ids = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return text if len(ids.input_ids) <= tokens else text[: ids.offset_mapping[tokens - 1][1]]

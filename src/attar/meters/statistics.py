@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,10 @@ class Interval:
     low: float
     high: float
     n: int
+
+    def exponent(self) -> Interval:
+        """Return the interval of e to the estimate: of a mean log-loss, the perplexity."""
+        return Interval(math.exp(self.value), math.exp(self.low), math.exp(self.high), self.n)
 
     def to_json(self) -> dict[str, float | int]:
         """Return the figures by name, rounded to 6 digits."""
@@ -68,6 +73,35 @@ def bootstrap_mean(values: np.ndarray, seed: int, resamples: int = RESAMPLES) ->
     )
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(values.mean()), float(low), float(high), len(values))
+
+
+def bootstrap_ratio(above: np.ndarray, below: np.ndarray, seed: int, resamples: int = RESAMPLES) -> Interval:
+    """Return ``Σ above / Σ below`` over examples with its percentile-bootstrap interval.
+
+    Examples are drawn, not their parts: the tokens of one text belong together.
+
+    Args:
+        above: ``(examples,)``, for example each text's summed loss.
+        below: ``(examples,)``, for example each text's tokens.
+        seed: of the resampling.
+        resamples: how many.
+
+    Raises:
+        ValueError: there are no examples.
+
+    Example:
+        >>> bootstrap_ratio(np.array([2.0, 4.0]), np.array([1.0, 2.0]), seed=0).value
+        2.0
+    """
+    if len(above) == 0:
+        raise ValueError("a bootstrap needs at least one value")
+    random = np.random.Generator(np.random.PCG64(seed))
+    ratios = []
+    for first in range(0, resamples, CHUNK):
+        drawn = random.integers(0, len(above), (min(CHUNK, resamples - first), len(above)))
+        ratios.append(above[drawn].sum(axis=1) / below[drawn].sum(axis=1))
+    low, high = np.quantile(np.concatenate(ratios), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(above.sum() / below.sum()), float(low), float(high), len(above))
 
 
 def verdict(difference: Interval) -> Verdict:

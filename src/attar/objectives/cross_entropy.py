@@ -9,6 +9,7 @@ from pydantic import Field
 from attar.core.examples import UNKNOWN
 from attar.core.nouns import Loss, Signal
 from attar.core.rows import Rows, weighted_mean
+from attar.objectives.pairs import scores
 from attar.optional import lazy
 from attar.settings import Settings
 
@@ -35,7 +36,10 @@ class CrossEntropy:
         0.6931
     """
 
+    name: ClassVar[str] = "cross_entropy"
     needs: ClassVar[frozenset[Signal]] = frozenset({"hard"})
+    settles_for: ClassVar[frozenset[Signal]] = frozenset()
+    by_row: ClassVar[bool] = True
     divergence: ClassVar[bool] = False
 
     class Settings(Settings):
@@ -49,7 +53,7 @@ class CrossEntropy:
     def __call__(self, student: Rows, teacher: Rows | None, targets: torch.Tensor) -> Loss:
         """Return the loss against ``targets (rows,)``; `attar.core.examples.UNKNOWN` is passed over."""
         losses = torch.nn.functional.cross_entropy(
-            student.dense().float(),
+            scores(student),
             targets,
             reduction="none",
             ignore_index=UNKNOWN,

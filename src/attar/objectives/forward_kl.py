@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
-
-from attar.core.nouns import Loss, Signal
-from attar.core.rows import Rows, weighted_mean
+from attar.core.nouns import Signal
+from attar.core.rows import Rows, Sampled
+from attar.objectives.divergence import Divergence
+from attar.objectives.pairs import scores
 from attar.optional import lazy
-from attar.settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -17,14 +17,13 @@ else:
     torch = lazy("torch")
 
 
-class ForwardKL:
+class ForwardKL(Divergence):
     """Pull the student's distribution over the teacher's: ``T² · KL(teacher ‖ student)``, both softened by T.
 
-    The factor T² keeps the size of the gradient the same at every temperature, so a weight found at one
-    temperature stays good at another.
+    Of a sampled record it is unbiased in value and gradient: it is linear in the teacher's probabilities.
 
     Args:
-        settings: see `ForwardKL.Settings`.
+        settings: see `attar.objectives.divergence.SoftSettings`.
 
     Reference:
         Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2.
@@ -37,26 +36,33 @@ class ForwardKL:
         0.0
     """
 
-    needs: ClassVar[frozenset[Signal]] = frozenset({"logits"})
-    divergence: ClassVar[bool] = True
+    name: ClassVar[str] = "forward_kl"
+    settles_for: ClassVar[frozenset[Signal]] = frozenset({"top", "sampled"})
 
-    class Settings(Settings):
-        """Set the softening of both distributions."""
-
-        temperature: float = Field(2.0, gt=0, le=1000, description="divides both logits; > 1 shows the small ones")
-
-    def __init__(self, settings: ForwardKL.Settings) -> None:
-        self.settings = settings
-
-    def __call__(self, student: Rows, teacher: Rows | None, targets: torch.Tensor) -> Loss:
-        """Return the loss; ``teacher`` holds rows of the same keys in the same order."""
-        if teacher is None:
-            raise ValueError("forward_kl needs the teacher's rows")
-        temperature = self.settings.temperature
-        log_student = torch.log_softmax(student.dense().float() / temperature, dim=-1)
-        log_teacher = torch.log_softmax(teacher.dense().float() / temperature, dim=-1)
-        p = log_teacher.exp()
+    def pointwise(self, log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+        """Return ``p · (log p - log q)``."""
+        p = log_p.exp()
         # a choice that the teacher rules out (-inf) adds 0, not 0 x infinity
-        divergence = torch.where(p > 0, p * (log_teacher - log_student), 0.0).sum(dim=-1)
-        loss = weighted_mean(divergence, student.weight) * temperature**2
-        return Loss(loss, {"forward_kl": loss.detach()})
+        return torch.where(p > 0, p * (log_p - log_q), 0.0)
+
+    def of_rows(self, student: Rows, teacher: Rows) -> torch.Tensor:
+        """Return the divergence of each row; of a sample, its unbiased estimate, which may be below 0."""
+        if teacher.sampled is None:
+            return super().of_rows(student, teacher)
+        sample = sample_at(teacher.sampled, self.settings.temperature)
+        ours = scores(student)[..., : sample.choices] / self.settings.temperature
+        log_q = ours.gather(-1, sample.ids) - ours.logsumexp(dim=-1, keepdim=True)
+        estimate: torch.Tensor = -(sample.shares * log_q).sum(dim=-1) - sample.entropy
+        return estimate
+
+
+def sample_at(samples: Mapping[float, Sampled], temperature: float) -> Sampled:
+    """Return the sample taken at a temperature.
+
+    Raises:
+        ValueError: the record holds none.
+    """
+    if temperature not in samples:
+        known = ", ".join(f"{value:g}" for value in samples)
+        raise ValueError(f"this record was sampled at the temperatures {known}, and {temperature:g} is asked for")
+    return samples[temperature]

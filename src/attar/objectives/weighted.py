@@ -34,6 +34,21 @@ class WeightedSum:
             raise ValueError("a sum of objectives needs at least one weight above 0")
 
     @property
+    def by_row(self) -> bool:
+        """Tell whether every term is a mean over rows."""
+        return all(objective.by_row for _, objective in self.terms)
+
+    @property
+    def divergence(self) -> bool:
+        """Tell whether every term is 0 where student and teacher agree."""
+        return all(objective.divergence for _, objective in self.terms)
+
+    @property
+    def settles_for(self) -> frozenset[Signal]:
+        """Return the signals that every term takes in place of ``logits``."""
+        return frozenset.intersection(*(objective.settles_for for _, objective in self.terms))
+
+    @property
     def needs(self) -> frozenset[Signal]:
         """Return the signals that any term needs."""
         return frozenset().union(*(objective.needs for _, objective in self.terms))

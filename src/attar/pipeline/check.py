@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from attar import catalog
+from attar.core.nouns import suits
 from attar.errors import AttarError, Mistake, RecipeError
+from attar.objectives.ramp import Ramp
+from attar.pipeline.check_chain import chain_mistakes, models_of
 from attar.pipeline.forecast import Forecast
 from attar.pipeline.graph import build
 from attar.pipeline.recipe import PromptsSettings, Recipe
@@ -21,8 +24,6 @@ from attar.store.artifacts import Store
 from attar.students.folder import kind_of
 from attar.students.settings import ModelSettings
 
-GIVES = frozenset({"logits", "hard"})
-"""The signals that both kinds of teacher give: a classifier's scores, a language model's label words."""
 LANGUAGE = re.compile("CausalLM|LMHead|ConditionalGeneration")  # in the names of architectures that write text
 
 
@@ -90,10 +91,11 @@ def check(recipe: Recipe, base: Path) -> Plan:
 
 def _mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
     yield from _data_mistakes(recipe, base)
-    for where, settings in (("teacher", recipe.teacher), ("student", recipe.student)):
+    for where, settings in models_of(recipe):
         yield from _model_mistakes(recipe, where, settings, base)
     yield from _teacher_mistakes(recipe)
     yield from _distill_mistakes(recipe)
+    yield from chain_mistakes(recipe)
     yield from _compress_mistakes(recipe)
 
 
@@ -104,7 +106,11 @@ def _data_mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
         yield Mistake("data", str(error))
     kind = catalog.entry("task", recipe.task).input_kind
     if kind == "text" and recipe.data.text is None:
-        yield Mistake("data.text", "is required for text-classification: the column that holds the text.")
+        yield Mistake("data.text", f"is required for {recipe.task}: the column that holds the text.")
+    if recipe.writes and recipe.data.target is None:
+        yield Mistake("data.target", "is required for text-generation: the column that holds the text to write.")
+    if not recipe.writes and recipe.data.target is not None:
+        yield Mistake("data.target", f"is a key of text-generation; {recipe.task} has labels. Use data.label.")
     if kind == "image" and recipe.data.text is not None:
         yield Mistake("data.text", "is a key of text tasks, and this task classifies images. Use data.image.")
     if "test" not in recipe.data.gold:
@@ -112,7 +118,20 @@ def _data_mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
 
 
 def _model_mistakes(recipe: Recipe, where: str, settings: ModelSettings, base: Path) -> Iterator[Mistake]:
-    text = recipe.task == "text-classification"
+    text = recipe.task != "image-classification"
+    if settings.from_teacher:
+        if where == "teacher":
+            yield Mistake(
+                "teacher.model", "must name weights; `teacher` is for a student that starts there."
+            )
+        elif recipe.prompted:
+            yield Mistake(
+                f"{where}.model", "cannot start from a teacher that labels by a prompt: the student is a classifier."
+            )
+        return
+    if settings.model is None and settings.build is None:
+        yield from _endpoint_mistakes(recipe)
+        return
     if settings.build is not None:
         if text:
             yield Mistake(f"{where}.build", "makes networks for images; a text task needs `model`.")
@@ -134,15 +153,31 @@ def _model_mistakes(recipe: Recipe, where: str, settings: ModelSettings, base: P
         yield Mistake(f"{where}.model", str(error))
 
 
+def _endpoint_mistakes(recipe: Recipe) -> Iterator[Mistake]:
+    if recipe.task != "text-classification":
+        yield Mistake("teacher.endpoint", f"labels texts, and the task is {recipe.task}. Use text-classification.")
+    if recipe.teacher.endpoint is not None and recipe.teacher.endpoint.mode != "labels":
+        yield Mistake("teacher.endpoint.mode", "must be labels: a classifier learns from label probabilities.")
+    if recipe.teacher.train is not None:
+        yield Mistake("teacher.train", "is for weights that are here; a model behind a server cannot be trained.")
+    if recipe.data.labels is None:
+        yield Mistake("data.labels", "is required with teacher.endpoint: the prompt names the labels.")
+
+
 def _folder_mistakes(recipe: Recipe, where: str, settings: ModelSettings, found: Path) -> Iterator[Mistake]:
     """Look into weights that are here already; only their headers are read."""
     weights.check_weights(found)
-    if recipe.task == "text-classification":
+    if recipe.task != "image-classification":
         weights.check_tokenizer(found)
     config = weights.model_config(found)
     yield from _shape_mistakes(where, settings, config)
     kinds = config.get("architectures") or ()
-    if where == "teacher" and recipe.prompted and kinds and not any(LANGUAGE.search(str(kind)) for kind in kinds):
+    if recipe.writes and kinds and not any(LANGUAGE.search(str(kind)) for kind in kinds):
+        yield Mistake(
+            f"{where}.model",
+            f"must be a causal language model for {recipe.task}, and {found} holds {', '.join(map(str, kinds))}.",
+        )
+    elif where == "teacher" and recipe.prompted and kinds and not any(LANGUAGE.search(str(kind)) for kind in kinds):
         yield Mistake(
             "teacher.model",
             f"must be a causal language model to answer a prompt, and {found} holds {', '.join(map(str, kinds))}. "
@@ -154,8 +189,8 @@ def _shape_mistakes(where: str, settings: ModelSettings, config: Mapping[str, An
     available = config.get("num_hidden_layers", config.get("n_layers"))
     if settings.layers is None or not isinstance(available, int):
         return
-    most = max(settings.layers) + 1 if isinstance(settings.layers, tuple) else settings.layers
-    shown = list(settings.layers) if isinstance(settings.layers, tuple) else settings.layers
+    most = max(settings.layers) + 1 if isinstance(settings.layers, tuple) else settings.layer_count or 0
+    shown = list(settings.layers) if isinstance(settings.layers, tuple) else settings.layer_count
     if most > available:
         yield Mistake(
             f"{where}.layers",
@@ -170,8 +205,8 @@ def _teacher_mistakes(recipe: Recipe) -> Iterator[Mistake]:
         )
     if recipe.teacher.train is None and recipe.teacher.build is not None:
         yield Mistake("teacher.train", "is required with `build`: a network from nothing knows nothing.")
-    if not recipe.prompted:
-        if recipe.prompt != PromptsSettings():  # a run's own recipe.yaml spells the default out
+    if not recipe.prompted and not recipe.served:
+        if recipe.prompt != PromptsSettings() and not recipe.writes:  # a run's own recipe.yaml spells the default out
             yield Mistake("prompt", "is for a teacher that is a language model; this one is a trained classifier.")
         if recipe.teacher.train is None and recipe.teacher.build is None and recipe.task == "image-classification":
             yield Mistake("teacher.train", "is required: the model's own classes are not the data's labels.")
@@ -187,20 +222,46 @@ def _teacher_mistakes(recipe: Recipe) -> Iterator[Mistake]:
 
 def _distill_mistakes(recipe: Recipe) -> Iterator[Mistake]:
     terms = recipe.distill.objective
-    if not any(term.weight > 0 for term in terms):
+    if not any(isinstance(term.weight, Ramp) or term.weight > 0 for term in terms):
         yield Mistake("distill.objective", "must have at least one weight > 0.")
     for place, term in enumerate(terms):
-        needs = catalog.entry("objective", term.use).needs
-        if not needs <= GIVES:
-            fitting = [name for name in catalog.table("objective") if catalog.entry("objective", name).needs <= GIVES]
+        kind = catalog.entry("objective", term.use)
+        where, gives = f"distill.objective[{place}]", recipe.gives
+        if not suits(kind, gives):
+            fitting = [name for name in catalog.table("objective") if suits(catalog.entry("objective", name), gives)]
             yield Mistake(
-                f"distill.objective[{place}]",
-                f"{term.use} needs {', '.join(sorted(needs - GIVES))}, which this teacher does not give. "
+                where,
+                f"{term.use} needs {', '.join(sorted(kind.needs - gives))}, which this teacher does not give. "
                 f"Fitting: {', '.join(fitting)}.",
+            )
+        micro = recipe.distill.micro_batch_size
+        if getattr(kind, "whole_batch", False) and micro is not None and micro < recipe.distill.batch_size:
+            yield Mistake(
+                "distill.micro_batch_size",
+                f"must be left out with {term.use}, which compares examples of a batch with each other; got {micro}.",
+            )
+    yield from _prior_mistakes(recipe)
+
+
+def _prior_mistakes(recipe: Recipe) -> Iterator[Mistake]:
+    prior = recipe.distill.prior
+    if prior == "none":
+        return
+    if recipe.writes:
+        yield Mistake("distill.prior", f"is for tasks with labels; {recipe.task} has none.")
+    elif isinstance(prior, tuple):
+        count = len(recipe.data.labels or prior)
+        if len(prior) != count or min(prior) <= 0 or abs(sum(prior) - 1) > 1e-3:
+            yield Mistake(
+                "distill.prior",
+                f"must be {count} masses above 0 that sum to 1, one a label, got {list(prior)}.",
             )
 
 
 def _compress_mistakes(recipe: Recipe) -> Iterator[Mistake]:
+    if (recipe.export.to == "hf") != recipe.writes:
+        wanted = "hf" if recipe.writes else "onnx"
+        yield Mistake("export.to", f"must be {wanted} for {recipe.task}, got {recipe.export.to}.")
     seen: set[str] = set()
     exported = False
     for place, step in enumerate(recipe.compress):

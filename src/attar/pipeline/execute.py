@@ -49,7 +49,8 @@ def execute(recipe: Recipe, base: Path, folder: Path) -> dict[str, Artifact]:
         stages = build(recipe, base)
         journal.add("run", name=recipe.name, stages={name: stage.key for name, stage in stages.items()})
         if not all(store.has(name, stage.key) for name, stage in stages.items()):
-            for settings in (recipe.teacher, recipe.student):  # a wrong checksum shows now, not after an hour
+            # a wrong checksum shows now, not after an hour
+            for settings in (recipe.teacher, *recipe.assistant, recipe.student):
                 assets.fetch_weights(settings, base, store.root)
         done: dict[str, Artifact] = {}
         for place, stage in enumerate(stages.values()):
@@ -67,6 +68,9 @@ def recipe_text(recipe: Recipe, base: Path) -> str:
         given = body.get(section, {}).get(key)
         if given is not None and (base / given).exists():
             body[section][key] = str((base / given).resolve())
+    for one in body["assistant"]:
+        if one.get("model") is not None and (base / one["model"]).exists():
+            one["model"] = str((base / one["model"]).resolve())
     return yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attar.pipeline.names import parted
 from attar.pipeline.recipe import Recipe
 from attar.prompts.bank import bank_prompts
 from attar.settings import cache_folder
@@ -72,7 +73,7 @@ class Forecast:
     def seconds(self, stage: str) -> float | None:
         """Return the predicted seconds of a stage."""
         train, _, test = self.examples()
-        tokens = TOKENS_A_TEXT if self.recipe.task == "text-classification" else 1
+        tokens = 1 if self.recipe.task == "image-classification" else TOKENS_A_TEXT
         forward = None if self.teacher is None else 2.0 * self.teacher.body * tokens / self.answering
         step = None if self.student is None else 6.0 * self.student.body * tokens / self.training
         image = self.recipe.task == "image-classification"
@@ -95,14 +96,17 @@ class Forecast:
                 if image
                 else _times(None if forward is None else 2 * forward, 3 * train * own.epochs)
             )
-        return guesses.get(stage, 1.0)
+        kind = parted(stage)[0]
+        if kind == "record_assistant":
+            return guesses["record"]
+        return guesses.get("student" if kind == "assistant" else kind, 1.0)
 
     def ram(self) -> int | None:
         """Return the predicted peak memory in bytes: the libraries, and the larger of recording and training."""
         if self.teacher is None or self.student is None:
             return None
         trained = 16 * (self.teacher if self.recipe.teacher.train else self.student).whole
-        activations = 1.5e9 if self.recipe.task == "text-classification" else 2e8
+        activations = 2e8 if self.recipe.task == "image-classification" else 1.5e9
         return int(7e8 + max(5 * self.teacher.whole, trained + activations))
 
     def download(self) -> int | None:
@@ -143,7 +147,7 @@ def _parameters(settings: ModelSettings, base: Path) -> Size | None:
     config = weights.model_config(found)
     table = int(config.get("vocab_size") or 0) * int(config.get("hidden_size") or 0)
     layers = int(config.get("num_hidden_layers") or 0)
-    kept = len(settings.layers) if isinstance(settings.layers, tuple) else settings.layers or layers
+    kept = settings.layer_count or layers
     body = max(0, count - table) * min(1.0, kept / layers if layers else 1.0)
     return Size(int(body + table), int(body))
 
@@ -153,7 +157,7 @@ def _missing(recipe: Recipe, base: Path) -> Iterator[str]:
     given = (
         (recipe.data.source, recipe.data.sha256),
         (recipe.teacher.model, recipe.teacher.sha256),
-        (recipe.student.model, recipe.student.sha256),
+        *((settings.model, settings.sha256) for settings in (*recipe.assistant, recipe.student)),
     )
     for text, sha256 in given:
         if text is None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from attar.pipeline import works
+from attar.pipeline.endpoints import endpoint_key
 from attar.pipeline.keys import data_key, machine, model_key
+from attar.pipeline.names import numbered, parted
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.works import Desk
 from attar.store.artifacts import make_key
@@ -18,7 +21,10 @@ VERSIONS = {
     "weights": 1,
     "teacher": 1,
     "prompt": 1,
+    "write": 1,
     "record": 1,
+    "assistant": 1,
+    "record_assistant": 1,
     "control": 1,
     "student": 1,
     "compress": 1,
@@ -26,6 +32,8 @@ VERSIONS = {
     "measure": 1,
 }
 """Raised when a stage's code changes what it gives: old results are then not taken for new ones."""
+UNTRAINED = {"objective", "control", "record", "checkpoint_seconds", "generations", "ema", "text", "on_policy"}
+"""Keys of `distill` that a control is trained without."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,10 @@ class _Builder:
     def add(self, name: str, title: str, settings: Mapping[str, Any], *parents: str) -> None:
         """Add a stage whose parents are there already."""
         inputs = {parent: self.stages[parent].key for parent in parents}
-        key = make_key(stage=name, version=VERSIONS[name], settings=dict(settings), inputs=inputs)
-        self.stages[name] = Stage(name, key, parents, getattr(works, name), title)
+        kind, place = parted(name)
+        key = make_key(stage=name, version=VERSIONS[kind], settings=dict(settings), inputs=inputs)
+        work = getattr(works, kind)
+        self.stages[name] = Stage(name, key, parents, work if place == 1 else partial(work, place=place), title)
 
 
 def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
@@ -74,14 +84,29 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
     teacher = _add_teacher(graph)
     measure = recipe.measure.model_dump(mode="json")
     own = {"own_prompt_examples": recipe.measure.own_prompt_examples} if recipe.prompted else {}
-    precision = {"precision": recipe.teacher.precision, **_numerics()}
-    graph.add("record", "Record the teacher's answers", {**precision, **own}, "data", *teacher)
-    train = recipe.distill.model_dump(mode="json", exclude={"objective", "control", "checkpoint_seconds"})
+    precision = {
+        "precision": recipe.teacher.precision,
+        "codec": list(recipe.codec),
+        **_numerics(),
+        **endpoint_key(recipe),
+    }
+    together = {"combine": recipe.teacher.combine} if recipe.teacher.members > 1 else {}
+    texts = _add_texts(graph)
+    live = recipe.distill.on_policy is not None  # what the student will write cannot be recorded
+    record = () if live else ("record",)
+    if not live:
+        graph.add("record", "Record the teacher's answers", {**precision, **own, **together}, "data", *texts, *teacher)
+    train = recipe.distill.model_dump(mode="json", exclude=UNTRAINED)
     origin = {"model": model_key(recipe.student, base), "train": train, "seed": recipe.seed, **_numerics()}
+    origin |= _writing(recipe)
+    seen = ("teacher",) if recipe.student.from_teacher or recipe.reads_features else ()
     if recipe.distill.control:
-        graph.add("control", "Train the control without the teacher", origin, "data", "record")
-    objective = [term.model_dump(mode="json") for term in recipe.distill.objective]
-    graph.add("student", "Distill the student", {**origin, "objective": objective}, "data", "record")
+        without = _untaught(recipe, texts) if recipe.writes else record
+        graph.add("control", "Train the control without the teacher", origin, "data", *without, *seen)
+    source = ("data", *texts, *record, *(teacher if live else seen))
+    assistants = _add_assistants(graph, train, texts)
+    heard = [f"record_{assistants[-1]}"] if assistants else []
+    graph.add("student", "Distill the student", {**origin, **_teaching(recipe)}, *source, *heard)
     steps = [step.model_dump(mode="json") for step in recipe.compress]
     graph.add("compress", "Compress the student", {"steps": steps}, "data", "student")
     export = {"steps": steps, "to": recipe.export.to, "libraries": machine()}
@@ -95,10 +120,50 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
         {"measure": measure, "seed": recipe.seed, "machine": machine()},
         "data",
         *teacher,
-        "record",
+        *record,
+        *assistants,
         *models,
     )
     return graph.stages
+
+
+def _teaching(recipe: Recipe) -> dict[str, Any]:
+    """Return what a model learns by from a teacher, which its control does without."""
+    ema = {} if recipe.distill.ema is None else {"ema": recipe.distill.ema.model_dump(mode="json")}
+    own = recipe.distill.on_policy
+    policy = {} if own is None else {"on_policy": own.model_dump(mode="json"), "precision": recipe.teacher.precision}
+    return {"objective": [term.model_dump(mode="json") for term in recipe.distill.objective], **ema, **policy}
+
+
+def _add_texts(graph: _Builder) -> tuple[str, ...]:
+    """Add the stage in which the teacher writes what students learn from, if the recipe asks for it; return its name."""
+    recipe = graph.recipe
+    if not recipe.writes or recipe.distill.text.use == "gold":
+        return ()
+    settings = {"text": recipe.distill.text.model_dump(mode="json"), "precision": recipe.teacher.precision}
+    settings |= {"seed": recipe.seed, **_numerics()}
+    graph.add("write", "Let the teacher write texts to learn from", settings, "data", "teacher")
+    return ("write",)
+
+
+def _untaught(recipe: Recipe, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return where the control of a model that writes finds texts besides the data: nowhere, if it has gold ones."""
+    return () if {"train", "validation"} <= set(recipe.data.gold) else texts
+
+
+def _add_assistants(graph: _Builder, train: Mapping[str, Any], texts: tuple[str, ...]) -> list[str]:
+    """Add who stands between teacher and student, each learning from the one before; return their stages' names."""
+    recipe, names, heard = graph.recipe, list[str](), list[str]()
+    for place, settings in enumerate(recipe.assistants, start=1):
+        name, born_again = numbered("assistant", place), place - len(recipe.assistant)
+        own = {"model": model_key(settings, graph.base), "train": train, "seed": recipe.seed, **_numerics()}
+        title = f"Distill the student's generation {born_again}" if born_again > 0 else f"Distill assistant {place}"
+        teacher = ("teacher",) if settings.from_teacher else ()
+        graph.add(name, title, {**own, **_writing(recipe), **_teaching(recipe)}, "data", *texts, "record", *teacher, *heard)
+        answers = {"precision": recipe.teacher.precision, "codec": list(recipe.codec), **_numerics()}
+        graph.add(f"record_{name}", "Record its answers", answers, "data", *texts, name)
+        names, heard = [*names, name], [f"record_{name}"]
+    return names
 
 
 def _numerics() -> dict[str, Any]:
@@ -107,19 +172,29 @@ def _numerics() -> dict[str, Any]:
     return {"torch": facts["torch"], "transformers": facts["transformers"], "processor": facts["processor"]}
 
 
+def _writing(recipe: Recipe) -> dict[str, Any]:
+    """Return what a model that writes is made with besides its weights: its prompt."""
+    return {"prompt": recipe.prompt.model_dump(mode="json")} if recipe.writes else {}
+
+
 def _add_teacher(graph: _Builder) -> tuple[str, ...]:
     recipe, base = graph.recipe, graph.base
     weights = model_key(recipe.teacher, base)
+    if recipe.served:  # nothing to fetch and nothing to train
+        return ()
     if not recipe.prompted:
         train = recipe.teacher.train
+        parents = ["data"]
+        if recipe.writes:
+            graph.add("weights", "Fetch the teacher's weights", {"weights": weights})
+            parents.append("weights")
         settings = {} if train is None else train.model_dump(mode="json", exclude={"checkpoint_seconds"})
-        graph.add(
-            "teacher",
-            "Train the teacher",
-            {"model": weights, "train": settings, "seed": recipe.seed, **_numerics()},
-            "data",
-        )
-        return ("teacher",)
+        names = [numbered("teacher", place) for place in range(1, recipe.teacher.members + 1)]
+        for place, name in enumerate(names, start=1):
+            title = "Train the teacher" if len(names) == 1 else f"Train teacher {place} of {len(names)}"
+            made = {"model": weights, "train": settings, "seed": recipe.seed, **_writing(recipe), **_numerics()}
+            graph.add(name, title, made, *parents)
+        return tuple(names)
     graph.add("weights", "Fetch the teacher's weights", {"weights": weights})
     prompt = {
         "prompt": recipe.prompt.teacher.model_dump(mode="json"),

@@ -13,6 +13,8 @@ from attar.sources import data as sources
 from attar.sources import reference
 from attar.students.settings import ModelSettings
 
+ENSEMBLE = ("members", "combine")
+"""Keys of a teacher that its members are not made with: the graph has a stage for each, the record the rest."""
 LIBRARIES = ("torch", "transformers", "onnxruntime")
 
 
@@ -49,7 +51,7 @@ def data_key(recipe: Recipe, base: Path) -> dict[str, object]:
 
 def model_key(settings: ModelSettings, base: Path) -> dict[str, object]:
     """Return what a model before training depends on: its weights' content and how it is made of them."""
-    shape = settings.model_dump(mode="json", exclude={"model", "sha256", "train", "precision"})
-    if settings.model is None:
+    shape = settings.model_dump(mode="json", exclude={"model", "sha256", "train", "precision", "endpoint", *ENSEMBLE})
+    if settings.model is None or settings.from_teacher:
         return {"shape": shape}
     return {"shape": shape, "weights": reference.fingerprint(reference.parse(settings.model, base), settings.sha256)}

@@ -13,6 +13,7 @@ from attar.core.examples import DataSet, Examples
 from attar.core.nouns import Model
 from attar.errors import AttarError
 from attar.meters import flops, statistics
+from attar.pipeline.names import of_kind, parted
 from attar.pipeline.recipe import Recipe
 from attar.seeds import derive
 from attar.stages import assets, tune
@@ -56,7 +57,7 @@ class Run:
         )
 
 
-def measure_all(recipe: Recipe, data: DataSet, inputs: Mapping[str, Artifact]) -> dict[str, Any]:
+def measure_all(run: Run) -> dict[str, Any]:
     """Measure every model of a run.
 
     Returns:
@@ -65,7 +66,7 @@ def measure_all(recipe: Recipe, data: DataSet, inputs: Mapping[str, Artifact]) -
     Raises:
         AttarError: the test split has no gold labels, or the exported model does not agree with the PyTorch one.
     """
-    run = Run(recipe, data, inputs)
+    recipe, inputs = run.recipe, run.inputs
     if (run.test.labels < 0).any():
         raise AttarError(
             "The test split has examples without a gold label; quality is measured on gold labels. Name data.label."
@@ -75,7 +76,8 @@ def measure_all(recipe: Recipe, data: DataSet, inputs: Mapping[str, Artifact]) -
     )
     scores: Scores = {"teacher": run.recorded().answer(run.test).dense().numpy()}
     sizes: dict[str, dict[str, Any]] = {"teacher": _teacher_size(run)}
-    for name, stage in (("control", "control"), ("student", "student"), ("compressed", "compress")):
+    assistants = [(name, name) for name in of_kind("assistant", inputs)]
+    for name, stage in (*assistants, ("control", "control"), ("student", "student"), ("compressed", "compress")):
         if stage in inputs:
             model = students.load(inputs[stage].folder)
             scores[name] = ClassifierTeacher(model, assets.task(recipe.task), "").answer(run.test).dense().numpy()
@@ -83,7 +85,7 @@ def measure_all(recipe: Recipe, data: DataSet, inputs: Mapping[str, Artifact]) -
     scores["exported"] = files["exported"].pop("scores")
     sizes["exported"] = {
         **sizes["compressed"],
-        "bytes": folder_bytes(inputs["export"].folder) - _card_bytes(inputs["export"].folder),
+        "bytes": own_bytes(inputs["export"].folder),
     }
     models = [_row(run, name, scores, sizes[name], files) for name in scores]
     return {
@@ -94,15 +96,21 @@ def measure_all(recipe: Recipe, data: DataSet, inputs: Mapping[str, Artifact]) -
     }
 
 
-def _card_bytes(folder: Path) -> int:
-    return (folder / "artifact.json").stat().st_size
+def own_bytes(folder: Path) -> int:
+    """Return the bytes of an artifact's files without attar's card."""
+    return folder_bytes(folder) - (folder / "artifact.json").stat().st_size
 
 
 def _contenders(run: Run) -> list[Contender]:
     student = Contender("student", "student", run.inputs["student"].folder)
     exported = Contender("exported", "bundle", run.inputs["export"].folder)
+    if run.recipe.served:
+        return [student, exported]
     if not run.recipe.prompted:
-        return [Contender("teacher", "student", run.inputs["teacher"].folder), student, exported]
+        folders = [run.inputs[name].folder for name in of_kind("teacher", run.inputs)]
+        kind = "student" if len(folders) == 1 else "ensemble"
+        together = {} if len(folders) == 1 else {"folders": [str(folder) for folder in folders]}
+        return [Contender("teacher", kind, folders[0], together), student, exported]
     tuned = tune.load(run.inputs["prompt"].folder)
     facts = {
         "prompt": tuned.prompt.to_json(),
@@ -126,7 +134,7 @@ def _row(
     timed.pop("load_seconds", None)
     return {
         "name": name,
-        "title": _title(run, name),
+        "title": title_of(run, name),
         "quality": run.interval(right, "quality").to_json(),
         "ece": statistics.expected_calibration_error(statistics.softmax(own), gold),
         "agreement": round(statistics.agreement(own, scores["teacher"]), 6),
@@ -136,12 +144,21 @@ def _row(
     }
 
 
-def _title(run: Run, name: str) -> str:
+def title_of(run: Run, name: str) -> str:
+    """Return what a model is, in a few words."""
     recipe = run.recipe
+    if recipe.teacher.endpoint is not None and name == "teacher":
+        return f"{recipe.teacher.endpoint.model}, behind a server"
     if name == "teacher":
         kind = "prompted" if recipe.prompted else "trained" if recipe.teacher.train else "as it came"
-        return f"{_short(recipe.teacher)}, {kind}"
-    layers = "" if recipe.student.layers is None else f", layers {recipe.student.layers}"
+        count = f"{recipe.teacher.members} × " if recipe.teacher.members > 1 else ""
+        return f"{count}{_short(recipe.teacher)}, {kind}"
+    if parted(name)[0] == "assistant":
+        place = parted(name)[1]
+        born_again = place - len(recipe.assistant)
+        role = f"generation {born_again} of the student" if born_again > 0 else "assistant"
+        return f"{_short(recipe.assistants[place - 1])}, {role}"
+    layers = _layers(run)
     steps = " + ".join(step.use for step in recipe.compress) or "no compression"
     what = {
         "control": "the same student, without the teacher",
@@ -150,6 +167,14 @@ def _title(run: Run, name: str) -> str:
         "exported": f"the bundle ({steps})",
     }
     return what[name]
+
+
+def _layers(run: Run) -> str:
+    """Return which layers the student keeps, in words; empty for all."""
+    settings = run.recipe.student
+    if settings.by_damage is not None:
+        return f", layers {', '.join(str(i) for i in run.inputs['student'].card['layers']['kept'])} by damage"
+    return "" if settings.layers is None else f", layers {settings.layers}"
 
 
 def _short(settings: Any) -> str:
@@ -164,36 +189,42 @@ def _short(settings: Any) -> str:
 
 def _size(run: Run, model: Model, folder: Path) -> dict[str, Any]:
     task = assets.task(run.recipe.task)
-    batch = task.collate(model, _median_example(run))
+    batch = task.collate(model, median_example(run))
     return {
         "parameters": flops.count_parameters(model.module),
         "flops": flops.count_flops(lambda: task.rows(model, batch)),
-        "bytes": folder_bytes(folder) - _card_bytes(folder),
+        "bytes": own_bytes(folder),
     }
 
 
-def _median_example(run: Run) -> Examples:
+def median_example(run: Run) -> Examples:
+    """Return the test example of median length, which operations are counted on."""
     lengths = np.array([len(one) for one in run.test.inputs])
     return run.test.take(np.argsort(lengths, kind="stable")[len(lengths) // 2 : len(lengths) // 2 + 1])
 
 
 def _teacher_size(run: Run) -> dict[str, Any]:
+    if run.recipe.served:
+        return {}
     if not run.recipe.prompted:
-        return _size(run, students.load(run.inputs["teacher"].folder), run.inputs["teacher"].folder)
+        folders = [run.inputs[name].folder for name in of_kind("teacher", run.inputs)]
+        sizes = [_size(run, students.load(folder), folder) for folder in folders]
+        return {key: sum(size[key] for size in sizes) for key in sizes[0]}
     import torch
 
-    from attar.prompts.scoring import encode
+    from attar.core.prompt import encode
+    from attar.students.causal import language_model
 
     folder = run.inputs["weights"].folder
-    model, tokenizer = assets.language_model(folder, torch.bfloat16, torch.device("cpu"))
+    model, tokenizer = language_model(folder, torch.bfloat16)
     prompt = tune.load(run.inputs["prompt"].folder).prompt
-    ids = torch.tensor([encode(tokenizer, prompt, str(_median_example(run).inputs[0]))])
+    ids = torch.tensor([encode(tokenizer, prompt, str(median_example(run).inputs[0]))])
     counted = flops.count_flops(lambda: model.base_model(input_ids=ids, use_cache=False))
     head = 2 * model.get_output_embeddings().weight.numel()
     return {
         "parameters": flops.count_parameters(model),
         "flops": counted + head,
-        "bytes": folder_bytes(folder) - _card_bytes(folder),
+        "bytes": own_bytes(folder),
     }
 
 

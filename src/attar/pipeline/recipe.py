@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from attar import catalog
+from attar.core.nouns import Signal
 from attar.errors import did_you_mean
+from attar.objectives.ramp import Ramp
 from attar.prompts.bank import PromptSettings
 from attar.settings import Settings
 from attar.sources.data import DataSettings
+from attar.stages.generations import TextSettings
+from attar.stages.moving import EmaSettings
+from attar.stages.on_policy import OnPolicySettings
 from attar.stages.schedule import TrainSettings
 from attar.students.settings import ModelSettings
+from attar.teachers.endpoint_settings import EndpointSettings
 
 
 class Use(Settings):
@@ -39,18 +45,35 @@ class Use(Settings):
         return {"use": value} if isinstance(value, str) else value
 
 
+KEPT_TEMPERATURES = (1.0, 2.0, 4.0)
+"""Temperatures that a record of a vocabulary's likeliest choices always holds: 2 bytes a token each."""
+Weight = Annotated[float, Field(ge=0, le=1e6)] | Ramp
+
+
 class Term(Use):
     """Choose an objective and its weight in the sum."""
 
-    weight: float = Field(1.0, ge=0, le=1e6, description="of this objective in the sum")
+    weight: Weight = Field(1.0, description="of this objective in the sum; a ramp {start, end} changes it")
+
+
+Combination = Literal["mean", "weighted", "per_row", "chosen"]
 
 
 class TeacherSettings(ModelSettings):
     """Set the teacher: a language model that labels by a prompt, or a classifier, trained in the run or ready."""
 
+    origins: ClassVar[Mapping[str, str]] = {**ModelSettings.origins, "endpoint": "a server"}
+
+    endpoint: EndpointSettings | None = Field(None, description="a model behind an OpenAI-compatible server")
     train: TrainSettings | None = Field(None, description="train the teacher on gold labels first")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of its matrix products when it answers"
+    )
+    members: int = Field(1, ge=1, le=64, description="teachers trained alike from different seeds, who answer together")
+    combine: Combination = Field(
+        "mean",
+        description="of the members' probabilities: mean; weighted (by validation accuracy); per_row (who is sure "
+        "counts more); chosen (one member a row)",
     )
 
 
@@ -60,7 +83,21 @@ class DistillSettings(TrainSettings):
     objective: tuple[Term, ...] = Field(
         (Term(use="forward_kl", temperature=2.0),), description="what the student is compared by"
     )
+    record: Use = Field(Use(use="auto"), description="how the teacher's answers are kept: full, topk or sampled")
+    prior: Literal["none", "uniform", "teacher"] | tuple[float, ...] = Field(
+        "none", description="class masses that the student is corrected to, without labels; numbers in labels' order"
+    )
     control: bool = Field(True, description="train the same student on the same data without the teacher")
+    generations: int = Field(
+        1, ge=1, le=20, description="students trained one after the other, each on the answers of the one before"
+    )
+    ema: EmaSettings | None = Field(
+        None, description="learn from the moving average of the student's own weights, too"
+    )
+    text: TextSettings = Field(TextSettings(), description="which texts a student that writes learns from")
+    on_policy: OnPolicySettings | None = Field(
+        None, description="learn from texts that the student writes itself, judged by the live teacher"
+    )
 
     @field_validator("objective", mode="before")
     @classmethod
@@ -72,6 +109,9 @@ class PromptsSettings(Settings):
     """Set the prompts."""
 
     teacher: PromptSettings = Field(PromptSettings(), description="the prompt of a teacher that is a language model")
+    max_new_tokens: int = Field(
+        32, ge=2, le=4096, description="tokens written at most; longer targets are cut"
+    )
 
 
 class MeasureSettings(Settings):
@@ -87,7 +127,7 @@ class MeasureSettings(Settings):
 class ExportSettings(Settings):
     """Set the format of the bundle."""
 
-    to: Literal["onnx"] = Field("onnx", description="format of the exported model")
+    to: Literal["onnx", "hf"] = Field("onnx", description="onnx, or a folder of transformers (tasks that write)")
 
     @model_validator(mode="before")
     @classmethod
@@ -109,6 +149,9 @@ class Recipe(Settings):
     name: str = Field("run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="name of the run's folder")
     data: DataSettings = Field(description="where the examples are and how they are split")
     teacher: TeacherSettings = Field(description="the large model")
+    assistant: tuple[ModelSettings, ...] = Field(
+        (), description="models between teacher and student, from large to small; each teaches the next"
+    )
     student: ModelSettings = Field(description="the small model")
     prompt: PromptsSettings = Field(PromptsSettings(), description="prompts")
     distill: DistillSettings = Field(DistillSettings(), description="how the student learns")
@@ -129,11 +172,72 @@ class Recipe(Settings):
     @classmethod
     def _default_compression(cls, value: Any) -> Any:
         task = value.get("task") if isinstance(value, Mapping) else None
-        if isinstance(task, str) and "compress" not in value and task in catalog.table("task"):
-            return {**value, "compress": list(catalog.entry("task", task).default_compression)}
-        return value
+        if not isinstance(task, str) or task not in catalog.table("task"):
+            return value
+        kind = catalog.entry("task", task)
+        own = {"compress": list(kind.default_compression), "export": kind.default_export}
+        return {**own, **value}
+
+    @field_validator("assistant", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, Mapping) else value
+
+    @property
+    def assistants(self) -> tuple[ModelSettings, ...]:
+        """Return who stands between teacher and student, in order: the assistants, then the student's generations."""
+        return (*self.assistant, *([self.student] * (self.distill.generations - 1)))
+
+    @property
+    def writes(self) -> bool:
+        """Tell whether the task's answer is a text."""
+        return self.task == "text-generation"
+
+    @property
+    def reads_features(self) -> bool:
+        """Tell whether an objective compares what layers give: the teacher then answers live while students learn."""
+        return any("features" in catalog.entry("objective", term.use).needs for term in self.distill.objective)
+
+    @property
+    def gives(self) -> frozenset[Signal]:
+        """Return the signals that a student can learn from: what the record keeps, and what a live classifier shows."""
+        if self.distill.on_policy is not None:
+            return frozenset[Signal]({"logits", "hard"})
+        kept: frozenset[Signal] = catalog.entry("codec", self.codec[0]).gives
+        live = not (self.prompted or self.served or self.writes)
+        return kept | frozenset[Signal]({"features"}) if live else kept
+
+    @property
+    def codec(self) -> tuple[str, dict[str, Any]]:
+        """Return name and settings of the record's codec: of few choices all are kept, of a vocabulary the likeliest.
+
+        A record of tokens holds the temperatures 1, 2 and 4 besides those of the recipe, so that trying another of
+        them asks the teacher nothing.
+        """
+        chosen = self.distill.record
+        name = chosen.use if chosen.use != "auto" else "topk" if self.writes else "full"
+        settings = chosen.settings
+        if "temperatures" in catalog.entry("codec", name).Settings.model_fields and "temperatures" not in settings:
+            kept = KEPT_TEMPERATURES if name == "topk" else ()
+            settings = {**settings, "temperatures": tuple(sorted({*kept, *(self.temperatures or (1.0,))}))}
+        return name, settings
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Return the temperatures that the objectives ask the teacher's record for."""
+        found = set()
+        for term in self.distill.objective:
+            fields = catalog.entry("objective", term.use).Settings.model_fields
+            if "temperature" in fields:
+                found.add(term.settings.get("temperature", fields["temperature"].default))
+        return tuple(sorted(float(value) for value in found if isinstance(value, int | float)))
 
     @property
     def prompted(self) -> bool:
         """Tell whether the teacher is a language model that labels by a prompt."""
-        return self.task == "text-classification" and self.teacher.train is None and self.teacher.build is None
+        return self.task == "text-classification" and self.teacher.train is None and self.teacher.model is not None
+
+    @property
+    def served(self) -> bool:
+        """Tell whether the teacher is a model behind a server."""
+        return self.teacher.endpoint is not None

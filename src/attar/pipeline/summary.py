@@ -11,6 +11,7 @@ from typing import Any
 from attar import catalog
 from attar.pipeline.graph import Stage
 from attar.pipeline.keys import machine
+from attar.pipeline.names import parted
 from attar.pipeline.recipe import Recipe
 from attar.stages.device import threads
 from attar.stages.memory import peak_rss
@@ -18,6 +19,8 @@ from attar.store.artifacts import Artifact
 from attar.store.files import read_json
 from attar.store.journal import Journal
 
+CURVES = ("teacher", "assistant", "control", "student")
+"""Kinds of stages that train a model."""
 SCHEMA = 1
 
 
@@ -52,7 +55,7 @@ def summarize(
         "record": {
             k: v for k, v in done["record"].card.items() if k in ("rows", "calls", "codec", "fidelity", "precision")
         },
-        "curves": {name: done[name].card["history"] for name in ("teacher", "control", "student") if name in done},
+        "curves": {name: artifact.card["history"] for name, artifact in done.items() if parted(name)[0] in CURVES},
         "compress": [_plan(plan) for name in ("compress", "export") for plan in done[name].card["plans"]],
         "preflight": [check for name in ("record", "student", "export") for check in done[name].card["preflight"]],
         "verdict": measured["verdict"],
@@ -106,11 +109,17 @@ def _note(name: str, card: Mapping[str, Any]) -> str:
         return ", ".join(f"{count} {split}" for split, count in card["counts"].items())
     if name == "prompt":
         return f"{len(card['facts']['tried'])} prompts tried"
-    if name == "record":
+    if parted(name)[0] in ("record", "record_assistant"):
         return f"{card['rows']} rows, {card['calls']} calls"
     if "steps" in card:
-        return f"{card['steps']} steps"
+        return f"{card['steps']} steps{_kept(card)}"
     return ", ".join(plan["step"] for plan in card.get("plans", ()))
+
+
+def _kept(card: Mapping[str, Any]) -> str:
+    """Return which layers were kept by damage, in words."""
+    found = card.get("layers")
+    return f"; layers {', '.join(map(str, found['kept']))} kept by {found['measure']}" if found else ""
 
 
 def _conditions() -> dict[str, Any]:

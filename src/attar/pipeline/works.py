@@ -12,9 +12,17 @@ import numpy as np
 
 from attar.core.examples import DataSet, Examples
 from attar.core.nouns import Teacher
+from attar.objectives.learned import features_of
+from attar.objectives.ramp import Ramp
 from attar.optional import lazy
-from attar.pipeline.quality import measure_all
+from attar.pipeline import generation
+from attar.pipeline.endpoints import ask_ahead, served_teacher
+from attar.pipeline.members import combined
+from attar.pipeline.names import numbered, of_kind
+from attar.pipeline.quality import Run, measure_all
 from attar.pipeline.recipe import Recipe
+from attar.pipeline.texts import equal_steps, splits, write_texts
+from attar.prompts.bank import own_prompt
 from attar.seeds import derive
 from attar.sources import data as sources
 from attar.sources import weights as weight_files
@@ -23,18 +31,30 @@ from attar.stages.compress import compress as compress_model
 from attar.stages.device import choose_device, choose_precision, precision_name, threads
 from attar.stages.distill import Origin, train_model
 from attar.stages.export import export as export_bundle
-from attar.stages.loop import Lesson
-from attar.stages.record import Known
+from attar.stages.export import export_folder
+from attar.stages.lesson import Lesson
+from attar.stages.moving import SelfTeaching
+from attar.stages.on_policy import OnPolicy
+from attar.stages.prior import correct_prior, rare, unlabelled
+from attar.stages.record import Known, RecordSettings
 from attar.stages.record import record as record_teacher
 from attar.store.artifacts import Artifact
 from attar.store.files import remove, write_json
 from attar.students import folder as students
+from attar.students.prior import target_prior
+from attar.teachers.endpoint import EndpointTeacher
 from attar.teachers.recorded import RecordedTeacher
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = lazy("torch")
+
+
+CONTROL = "training the control"
+"""Title of the stage that no teacher takes part in, not even the student's own moving average."""
+STUDENT = "distilling the student"
+"""Title of the stage that a teacher takes part in."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +83,17 @@ class Desk:
         """Return the data set of the run."""
         return sources.load(self.inputs["data"].folder)
 
-    def recorded(self) -> RecordedTeacher:
-        """Return the recorded teacher."""
-        return RecordedTeacher(self.inputs["record"].folder / "answers", self.inputs["record"].key)
+    def taught(self) -> DataSet:
+        """Return the data set with the targets that students learn from: the teacher's texts, where it wrote some."""
+        return sources.load(self.inputs["write" if "write" in self.inputs else "data"].folder)
+
+    def recorded(self, name: str = "record") -> RecordedTeacher:
+        """Return the recorded teacher, or what another stage recorded."""
+        return RecordedTeacher(self.inputs[name].folder / "answers", self.inputs[name].key)
+
+    def heard(self) -> RecordedTeacher:
+        """Return who a student listens to: the assistant before it, else the teacher."""
+        return self.recorded(next(iter(of_kind("record_assistant", self.inputs)), "record"))
 
 
 def data(desk: Desk) -> dict[str, Any]:
@@ -82,7 +110,7 @@ def weights(desk: Desk) -> dict[str, Any]:
     """Fetch the weights of a language model as a plain folder (a GGUF file is unpacked once)."""
     found = assets.fetch_weights(desk.recipe.teacher, desk.base, desk.cache)
     if found is None:
-        raise ValueError("a prompted teacher has weights")
+        raise ValueError("a language model has weights")
     remove(desk.content)
     if found.suffix == ".gguf":
         weight_files.as_folder(found, desk.content)
@@ -91,27 +119,41 @@ def weights(desk: Desk) -> dict[str, Any]:
     return {"stored_bytes": found.stat().st_size if found.is_file() else None}
 
 
-def teacher(desk: Desk) -> dict[str, Any]:
-    """Train the teacher on gold labels, or take it as it comes."""
+def teacher(desk: Desk, place: int = 1) -> dict[str, Any]:
+    """Train the teacher (or the member at a place, from 1) on gold labels, or take it as it comes."""
     recipe, found = desk.recipe, desk.data()
     origin = _origin(desk, recipe.teacher, found)
     if recipe.teacher.train is None:
         remove(desk.content)
-        students.save(students.make(origin.settings, origin.weights, origin.labels, origin.shape), desk.content)
+        students.save(origin.make(), desk.content)
         return {"history": []}
     objective = assets.objective_of([(1.0, "cross_entropy", {})])
     lesson = Lesson(assets.task(recipe.task), found.split("train"), found.split("validation"), objective)
-    seed = derive(recipe.seed, "teacher")
+    seed = derive(recipe.seed, numbered("teacher", place))
     return train_model(
         origin, lesson, recipe.teacher.train, seed, (desk.work, desk.content), "training the teacher", recipe.device
     )
 
 
 def _origin(desk: Desk, settings: Any, found: DataSet) -> Origin:
+    weights: Path | None
     shape: Sequence[int] = found.train.inputs.shape[1:] if isinstance(found.train.inputs, np.ndarray) else ()
-    return Origin(
-        settings, assets.fetch_weights(settings, desk.base, desk.cache), found.labels, tuple(int(n) for n in shape)
-    )
+    if settings.from_teacher:
+        weights = desk.inputs["teacher"].folder
+    elif "weights" in desk.inputs and settings is desk.recipe.teacher:
+        weights = desk.inputs["weights"].folder
+    else:
+        weights = assets.fetch_weights(settings, desk.base, desk.cache)
+    names, task = (found.labels, tuple(int(n) for n in shape)), assets.task(desk.recipe.task)
+    return Origin(settings, weights, *names, _writing_facts(desk.recipe), task, found.split("train"))
+
+
+def _writing_facts(recipe: Recipe) -> dict[str, Any]:
+    """Return what a model that writes is to know: its prompt, and how much it may write."""
+    if not recipe.writes:
+        return {}
+    asked = own_prompt(recipe.prompt.teacher, ())
+    return {"prompt": asked.to_json(), "max_new_tokens": recipe.prompt.max_new_tokens}
 
 
 def prompt(desk: Desk) -> dict[str, Any]:
@@ -129,41 +171,56 @@ def prompt(desk: Desk) -> dict[str, Any]:
 
 def _scorer(desk: Desk) -> Any:
     from attar.prompts.scoring import LabelWordScorer
+    from attar.students.causal import language_model
 
     device = choose_device(desk.recipe.device)
     dtype = choose_precision(desk.recipe.teacher.precision, device)
     torch.set_num_threads(threads())
-    model, tokenizer = assets.language_model(
-        desk.inputs["weights"].folder, dtype, device, desk.recipe.teacher.trust_remote_code
-    )
-    return LabelWordScorer(model, tokenizer, desk.recipe.prompt.teacher.max_tokens)
+    model, tokenizer = language_model(desk.inputs["weights"].folder, dtype, desk.recipe.teacher.trust_remote_code)
+    return LabelWordScorer(model.to(device), tokenizer, desk.recipe.prompt.teacher.max_tokens)
+
+
+def write(desk: Desk) -> dict[str, Any]:
+    """Let the teacher write the texts that students learn from."""
+    return write_texts(desk)
 
 
 def record(desk: Desk) -> dict[str, Any]:
     """Ask the teacher once for every example of every split."""
-    found = desk.data()
-    splits = {name: found.split(name) for name in ("train", "validation", "test")}
-    remove(desk.content)
-    desk.content.mkdir(parents=True)
     speaker, known, precision = _speaker(desk)
-    facts = record_teacher(speaker, splits, desk.work, desk.content / "answers", known)
+    facts = _record(desk, speaker, known)
     if desk.recipe.prompted:
-        facts["own_prompt"] = _own_prompt(desk, speaker, found)
+        facts["own_prompt"] = _own_prompt(desk, speaker, desk.data())
+    if isinstance(speaker, EndpointTeacher):
+        facts["spent"] = speaker.facts()
     return {**facts, "precision": precision}
 
 
+def _record(desk: Desk, speaker: Teacher, known: Known | None) -> dict[str, Any]:
+    found = desk.taught()
+    # what is said of a test text's tokens is measured with all other models, from files
+    names = ("train", "validation") if desk.recipe.writes else ("train", "validation", "test")
+    splits = {name: found.split(name) for name in names}
+    remove(desk.content)
+    desk.content.mkdir(parents=True)
+    if isinstance(speaker, EndpointTeacher):
+        ask_ahead(speaker, list(splits.values()))
+    settings = RecordSettings(assets.codec_of(*desk.recipe.codec), derive(desk.recipe.seed, "record"))
+    return record_teacher(speaker, splits, desk.work, desk.content / "answers", known, settings)
+
+
 def _speaker(desk: Desk) -> tuple[Teacher, Known | None, str]:
-    from attar.teachers.classifier import ClassifierTeacher
     from attar.teachers.label_words import LabelWordTeacher
 
+    if desk.recipe.served:
+        return served_teacher(desk.recipe, desk.data().labels, desk.cache), None, "unknown"
     dtype = choose_precision(desk.recipe.teacher.precision, choose_device(desk.recipe.device))
     if desk.recipe.prompted:
         tuned = tune.load(desk.inputs["prompt"].folder)
         known = Known(tuned.keys, tuned.scores)
         return LabelWordTeacher(_scorer(desk), tuned.prompt, desk.key), known, precision_name(dtype)
-    model = students.load(desk.inputs["teacher"].folder)
-    model.module.to(choose_device(desk.recipe.device))
-    return ClassifierTeacher(model, assets.task(desk.recipe.task), desk.key, dtype), None, precision_name(dtype)
+    names = of_kind("teacher", desk.inputs)
+    return combined(desk.recipe, [desk.inputs[name] for name in names], dtype), None, precision_name(dtype)
 
 
 def _own_prompt(desk: Desk, speaker: Any, found: DataSet) -> dict[str, Any] | None:
@@ -186,30 +243,84 @@ def _part(examples: Examples, count: int, seed: int) -> Examples:
 
 def control(desk: Desk) -> dict[str, Any]:
     """Train the student's twin on hard targets: gold labels if the recipe has them, else the teacher's choices."""
-    return _learn(desk, [(1.0, "cross_entropy", {})], "training the control")
+    return _learn(desk, [(1.0, "cross_entropy", {})], CONTROL)
 
 
 def student(desk: Desk) -> dict[str, Any]:
     """Distill the student."""
     terms = [(term.weight, term.use, term.settings) for term in desk.recipe.distill.objective]
-    return _learn(desk, terms, "distilling the student")
+    return _learn(desk, terms, STUDENT)
 
 
-def _learn(desk: Desk, terms: Sequence[tuple[float, str, Mapping[str, Any]]], title: str) -> dict[str, Any]:
-    recipe, found, speaker = desk.recipe, desk.data(), desk.recorded()
-    train = assets.with_targets(found.split("train"), speaker)
-    validation = assets.with_targets(found.split("validation"), speaker)
-    lesson = Lesson(assets.task(recipe.task), train, validation, assets.objective_of(terms), speaker)
+def assistant(desk: Desk, place: int = 1) -> dict[str, Any]:
+    """Distill who stands at a place between teacher and student, from 1."""
+    terms = [(term.weight, term.use, term.settings) for term in desk.recipe.distill.objective]
+    return _learn(desk, terms, "distilling the assistant", place)
+
+
+def record_assistant(desk: Desk, place: int = 1) -> dict[str, Any]:
+    """Record an assistant as the teacher is recorded."""
+    made = desk.inputs[numbered("assistant", place)]
+    dtype = choose_precision(desk.recipe.teacher.precision, choose_device(desk.recipe.device))
+    facts = _record(desk, combined(desk.recipe, [made], dtype), None)
+    return {**facts, "precision": precision_name(dtype)}
+
+
+def _learn(
+    desk: Desk, terms: Sequence[tuple[float | Ramp, str, Mapping[str, Any]]], title: str, assistant: int = 0
+) -> dict[str, Any]:
+    recipe, found = desk.recipe, desk.data()
+    speaker = desk.recorded() if "record" in desk.inputs else None
+    name = numbered("assistant", assistant) if assistant else "student"
+    settings = recipe.assistants[assistant - 1] if assistant else recipe.student
+    train, validation = (assets.with_targets(part, speaker) for part in splits(desk, title == CONTROL))
+    objective = assets.objective_of(terms)
+    policy = None if recipe.distill.on_policy is None or title == CONTROL else OnPolicy(recipe.distill.on_policy)
+    teacher: Teacher | None = None if speaker is None else desk.heard()
+    if policy is not None:
+        teacher = _speaker(desk)[0]
+    elif features_of(objective)[1]:
+        teacher = _live(desk, features_of(objective)[1])
+    task, ema = assets.task(recipe.task), recipe.distill.ema
+    moving = None if ema is None or title == CONTROL else SelfTeaching(ema, task)
+    lesson = Lesson(task, train, validation, objective, teacher, policy, moving)
     places = (desk.work, desk.content)
-    return train_model(
-        _origin(desk, recipe.student, found),
+    facts = train_model(
+        _origin(desk, settings, found),
         lesson,
-        recipe.distill,
-        derive(recipe.seed, "student"),
+        equal_steps(recipe.distill, len(found.train)),
+        derive(recipe.seed, name),
         places,
         title,
         recipe.device,
     )
+    return facts if assistant or speaker is None else facts | _corrected(desk, found, speaker, title == STUDENT)
+
+
+def _live(desk: Desk, features: frozenset[str]) -> Teacher:
+    """Return the classifier that teaches, answering anew for every batch: a record holds no features."""
+    from attar.teachers.classifier import ClassifierTeacher
+
+    model = students.load(desk.inputs["teacher"].folder)
+    model.module.to(choose_device(desk.recipe.device))
+    return ClassifierTeacher(model, assets.task(desk.recipe.task), desk.inputs["teacher"].key, features=features)
+
+
+def _corrected(desk: Desk, found: DataSet, speaker: RecordedTeacher, taught: bool) -> dict[str, Any]:
+    """Correct the class masses of a trained model where the recipe asks for it; those of a teacher, if it had one."""
+    prior = desk.recipe.distill.prior
+    if prior == "none" or (prior == "teacher" and not taught):
+        return {}
+    model, only = students.load(desk.content), None
+    if prior != "teacher":  # a given prior bends right classes too, so only those seen too rarely are corrected
+        said = torch.softmax(speaker.answer(found.split("train")).dense().double(), dim=-1).mean(dim=0).numpy()
+        only = rare(said, target_prior(prior, len(found.labels)))
+        if not only:
+            return {"prior": {"wanted": prior, "only": [], "changed": 0}}
+    examples = unlabelled(found, recorded=prior == "teacher")
+    facts = correct_prior(model, assets.task(desk.recipe.task), examples, prior, speaker, only)
+    students.save(model, desk.content)
+    return {"prior": facts}
 
 
 def compress(desk: Desk) -> dict[str, Any]:
@@ -220,6 +331,8 @@ def compress(desk: Desk) -> dict[str, Any]:
 
 def export(desk: Desk) -> dict[str, Any]:
     """Export the bundle, with the compression steps that work on the graph."""
+    if desk.recipe.export.to == "hf":
+        return export_folder(desk.inputs["compress"].folder, desk.recipe.task, desk.content)
     steps = [(step.use, step.settings) for step in desk.recipe.compress]
     return export_bundle(
         desk.inputs["compress"].folder, desk.recipe.task, steps, desk.data(), (desk.work, desk.content)
@@ -228,7 +341,8 @@ def export(desk: Desk) -> dict[str, Any]:
 
 def measure(desk: Desk) -> dict[str, Any]:
     """Measure every model of the run."""
-    measured = measure_all(desk.recipe, desk.data(), desk.inputs)
+    run = Run(desk.recipe, desk.data(), desk.inputs)
+    measured = generation.measure_all(run) if desk.recipe.writes else measure_all(run)
     remove(desk.content)
     write_json(desk.content / "measured.json", measured)
     return {}

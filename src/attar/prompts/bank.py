@@ -90,7 +90,7 @@ def phrase(template: str, settings: PromptSettings) -> str:
 
 def own_prompt(settings: PromptSettings, labels: Sequence[str]) -> TextPrompt:
     """Return the recipe's own prompt, uncalibrated."""
-    words = word_variants(settings, labels)[0]
+    words = word_variants(settings, labels)[0] if labels else ()
     return TextPrompt(phrase(settings.template, settings), words, settings.chat, name="recipe")
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from attar.core.prompt import TextPrompt
+from attar.core.prompt import TextPrompt, cut, encode
+from attar.core.rows import Head, score_shape
 from attar.errors import AttarError
 from attar.optional import lazy
 
@@ -19,23 +20,6 @@ else:
 
 TOKENS_PER_BATCH = 1536
 """Tokens a forward pass takes at once: measured on 2 cores, more gives no speed and costs memory."""
-
-
-def encode(tokenizer: Any, prompt: TextPrompt, text: str) -> list[int]:
-    """Return the token ids the model reads to answer one text, chat roles included.
-
-    Raises:
-        AttarError: a chat prompt with a tokenizer that has no chat template.
-    """
-    if not prompt.chat:
-        return list(tokenizer(prompt.render(text)).input_ids)
-    if tokenizer.chat_template is None:
-        raise AttarError(
-            f"The prompt '{prompt.name}' asks for chat, but the teacher's tokenizer has no chat template. "
-            "Set chat: false."
-        )
-    rendered = tokenizer.apply_chat_template(prompt.messages(text), tokenize=False, add_generation_prompt=True)
-    return list(tokenizer(rendered, add_special_tokens=False).input_ids)
 
 
 def word_ids(tokenizer: Any, words: Sequence[str], chat: bool) -> list[int]:
@@ -128,7 +112,7 @@ class LabelWordScorer:
         if not texts:
             return np.zeros((0, len(words)), np.float32)
         ids = torch.tensor(word_ids(self.tokenizer, words, prompt.chat), device=self.model.device)
-        sequences = [encode(self.tokenizer, prompt, self._cut(text)) for text in texts]
+        sequences = [encode(self.tokenizer, prompt, cut(self.tokenizer, text, self.max_tokens)) for text in texts]
         out = np.zeros((len(texts), len(words)), np.float32)
         with torch.inference_mode():
             shared, prefix = self._prefix(sequences)
@@ -141,12 +125,6 @@ class LabelWordScorer:
     def answer(self, prompt: TextPrompt, texts: Sequence[str]) -> np.ndarray:
         """Return the labels' log-probabilities ``(texts, labels)`` after the prompt's calibration."""
         return calibrate(self.score(prompt, texts), prompt.calibration)
-
-    def _cut(self, text: str) -> str:
-        ids = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        if len(ids.input_ids) <= self.max_tokens:
-            return text
-        return text[: ids.offset_mapping[self.max_tokens - 1][1]]
 
     def _prefix(self, sequences: Sequence[Sequence[int]]) -> tuple[int, Any]:
         """Return how many tokens all share, with their keys and values: the last call's where they still fit."""
@@ -180,16 +158,8 @@ class LabelWordScorer:
         return states[torch.arange(len(rests), device=states.device), last]
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.model.get_output_embeddings()(hidden)
-        config = self.model.config
-        scale = getattr(config, "logit_scale", None)  # Cohere multiplies,
-        if scale is not None:
-            logits = logits * scale
-        divisor = getattr(config, "logits_scaling", None)  # Granite divides,
-        if divisor is not None:
-            logits = logits / divisor
-        cap = getattr(config, "final_logit_softcapping", None)  # Gemma bends.
-        return logits if cap is None else torch.tanh(logits / cap) * cap
+        head = self.model.get_output_embeddings()
+        return Head(head.weight, None, *score_shape(self.model.config)).finish(head(hidden))
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from attar.report.advice import advise
 from attar.report.facts import final_model, items, mapping, mappings, metric_name, number, text
 from attar.report.formats import metric_title, number_text
 from attar.report.html import fact_text
@@ -112,6 +113,11 @@ def _checks(summary: Mapping[str, Any]) -> str:
     return "## Checks\n\n" + "\n".join(rows) if rows else ""
 
 
+def _advice(summary: Mapping[str, Any]) -> str:
+    lines = [f"- {markdown_escape(one.text)}" for one in advise(summary)]
+    return "## What to try next\n\n" + "\n".join(lines) if lines else ""
+
+
 def card(summary: Mapping[str, Any]) -> str:
     """Return a run's model card as Markdown with YAML front matter.
 
@@ -138,6 +144,7 @@ def card(summary: Mapping[str, Any]) -> str:
         _use(summary),
         _pipeline(summary),
         _checks(summary),
+        _advice(summary),
         _conditions(summary),
         made,
     ]

@@ -9,11 +9,12 @@ from typing import Any
 
 from attar.report.formats import interval_text
 
-ORDER = ("teacher", "control", "student", "compressed", "exported")
+ORDER = ("teacher", "assistant", "control", "student", "compressed", "exported")
 """The models of a run, from the first to the one that is handed over."""
 
 COLORS = {
     "teacher": "#6741b3",
+    "assistant": "#9a3f8f",
     "control": "#6f7780",
     "student": "#1f6fc4",
     "compressed": "#b8630b",
@@ -23,6 +24,7 @@ COLORS = {
 
 SYMBOLS = {
     "teacher": "square",
+    "assistant": "pentagon",
     "control": "triangle-up",
     "student": "circle",
     "compressed": "diamond",
@@ -161,7 +163,13 @@ def _model(entry: Mapping[str, Any]) -> ModelFacts:
 def models(summary: Mapping[str, Any]) -> list[ModelFacts]:
     """Return a summary's models, from the teacher to the exported one; others follow in their order."""
     found = [_model(entry) for entry in mappings(summary.get("models"))]
-    return sorted(found, key=lambda model: ORDER.index(model.name) if model.name in ORDER else len(ORDER))
+    return sorted(found, key=lambda model: _rank(model.name))
+
+
+def _rank(name: str) -> int:
+    """Return a model's place; ``assistant_2`` stands where assistants stand."""
+    kind = name.rstrip("0123456789").removesuffix("_")
+    return ORDER.index(kind) if kind in ORDER else len(ORDER)
 
 
 def model_named(summary: Mapping[str, Any], name: str) -> ModelFacts | None:

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from attar.report.advice import advise
 from attar.report.facts import (
     best_prompts,
     color,
@@ -209,6 +210,7 @@ def render(summary: Mapping[str, Any]) -> str:
             verdict=text(mapping(summary.get("verdict")).get("result")),
             verdict_line=verdict_line(summary),
             verdict_meaning=verdict_meaning(summary),
+            advice=[one.text for one in advise(summary)],
             metric=metric_title(metric),
             models=[{**cells, "color": color(cells["name"])} for cells in model_cells(summary)],
             final=final.name if final else "",

@@ -12,8 +12,8 @@ import numpy as np
 from attar.core.examples import UNKNOWN, DataSet, Examples
 from attar.errors import AttarError
 from attar.sources import reference
-from attar.sources.clean import Cleaned, clean, without
-from attar.sources.data_settings import DataSettings
+from attar.sources.clean import Cleaned, Gold, clean, gold_targets, without
+from attar.sources.data_settings import DataSettings, combinations
 from attar.sources.labels import Classes, canonical, choose
 from attar.sources.raw import TABLES, Raw, check_keys, format_of, may_lack_label, read_raw
 from attar.sources.reference import Reference
@@ -41,7 +41,7 @@ def read(settings: DataSettings, base: Path, cache: Path, seed: int) -> DataSet:
     Raises:
         AttarError: the source is missing or damaged, a column or a value is not there, or a split would be empty.
     """
-    mistakes = _combinations(settings)
+    mistakes = combinations(settings)
     if mistakes:
         raise AttarError(mistakes[0])
     raw, raw_test = read_raw(settings, base, cache)
@@ -60,8 +60,12 @@ def read(settings: DataSettings, base: Path, cache: Path, seed: int) -> DataSet:
         }
         facts |= {"test_dropped": dict(test.dropped), "test_conflicts": test.conflicts}
     facts["dropped"]["also_in_test"] = shared
-    facts |= {"conflicting_labels": source.conflicts + shared_conflicts, "shortened": source.shortened}
+    what = "labels" if settings.target is None else "targets"
+    facts |= {f"conflicting_{what}": source.conflicts + shared_conflicts, "shortened": source.shortened}
+    if settings.target is not None:
+        facts["shortened_targets"] = source.shortened_targets
     _check_left(pool, classes, settings, facts)
+    _check_targets(pool, settings, {"test"} if official is not None else set())
     sizes = Sizes(settings.train, settings.validation, settings.test, settings.balance)
     found = split(pool, official, classes.names, sizes, seed)
     facts["counts"] = {name: _counts(getattr(found, name), classes) for name in ("train", "validation", "test")}
@@ -70,6 +74,8 @@ def read(settings: DataSettings, base: Path, cache: Path, seed: int) -> DataSet:
 
 
 def _classes(settings: DataSettings, raw: Raw, raw_test: Raw | None) -> Classes:
+    if settings.target is not None:
+        return Classes((), {})
     unlabeled = all(canonical(value) is None for value in raw.values or [])
     chosen = raw_test if unlabeled and raw_test is not None else raw
     classes = choose(settings.labels, chosen.values or [], chosen.place)
@@ -85,9 +91,13 @@ def _classes(settings: DataSettings, raw: Raw, raw_test: Raw | None) -> Classes:
 
 
 def _cleaned(settings: DataSettings, raw: Raw, classes: Classes, keep_unknown: bool) -> Cleaned:
-    if raw.values is None:
-        return clean(raw, np.full(len(raw.inputs), UNKNOWN), settings.max_characters, keep_unknown=True)
-    return clean(raw, classes.index(raw.values), settings.max_characters, keep_unknown)
+    if settings.target is not None:
+        gold = gold_targets(raw, settings.max_target_characters)
+    elif raw.values is None:
+        gold = Gold(np.full(len(raw.inputs), UNKNOWN, np.int64))
+    else:
+        gold = Gold(classes.index(raw.values))
+    return clean(raw, gold, settings.max_characters, keep_unknown or raw.values is None)
 
 
 def _check_left(pool: Examples, classes: Classes, settings: DataSettings, facts: dict[str, Any]) -> None:
@@ -95,7 +105,7 @@ def _check_left(pool: Examples, classes: Classes, settings: DataSettings, facts:
     if not len(pool):
         raise AttarError(
             f"no example of source '{settings.source}' is left of {facts['rows']} rows; dropped: {dropped}. Look at "
-            "the columns that text, image and label name."
+            "the columns that text, image, label and target name."
         )
     missing = [name for place, name in enumerate(classes.names) if not (pool.labels == place).any()]
     if missing and (pool.labels != UNKNOWN).any():
@@ -105,27 +115,22 @@ def _check_left(pool: Examples, classes: Classes, settings: DataSettings, facts:
         )
 
 
+def _check_targets(pool: Examples, settings: DataSettings, elsewhere: set[str]) -> None:
+    wanted = [name for name in settings.gold if name not in elsewhere]
+    if pool.targets is not None and wanted and not any(pool.targets):
+        raise AttarError(
+            f"column '{settings.target}' of source '{settings.source}' holds no text, and gold names {wanted[0]}. Name "
+            "another target, or leave the split out of gold."
+        )
+
+
 def _counts(examples: Examples, classes: Classes) -> dict[str, int]:
+    if examples.targets is not None:
+        without_target = sum(not text for text in examples.targets)
+        return {"texts": len(examples), **({"without_target": without_target} if without_target else {})}
     counts = {name: int((examples.labels == place).sum()) for place, name in enumerate(classes.names)}
     unknown = int((examples.labels == UNKNOWN).sum())
     return {**counts, "(unknown)": unknown} if unknown else counts
-
-
-def _combinations(settings: DataSettings) -> list[str]:
-    """Return mistakes of keys that do not go together."""
-    found = []
-    if settings.label is None and (settings.text is not None or settings.image is not None):
-        if settings.gold:
-            found.append("label is not given, so no gold labels are known. Name the column, or set gold: [].")
-        if settings.labels is None:
-            found.append("label and labels are not given. Name the column, or list the classes in labels.")
-        if settings.balance:
-            found.append("balance needs gold labels, and label is not given. Name the column, or leave balance out.")
-    if settings.text is not None and settings.image is not None:
-        found.append("text and image are both given. Name the one column that holds the inputs.")
-    if settings.test_sha256 is not None and settings.test_source is None:
-        found.append("test_sha256 is given without a test_source. Give both, or neither.")
-    return found
 
 
 def _references(settings: DataSettings, base: Path) -> list[tuple[Reference, str | None]]:
@@ -170,7 +175,7 @@ def quick_check(settings: DataSettings, base: Path) -> list[str]:
     Returns:
         Messages, for `attar check`; empty when nothing is wrong.
     """
-    found = _combinations(settings)
+    found = combinations(settings)
     try:
         references = _references(settings, base)
     except AttarError as error:
@@ -191,9 +196,10 @@ def _check_source(settings: DataSettings, ref: Reference, may_lack: bool) -> lis
             return []
         if os.path.isdir(ref.name):
             return [f"{ref.name} is a folder, and format {form} reads a file. Give the file."]
-        wanted = [name for name in (settings.text or settings.image, settings.label) if name is not None]
+        named = (settings.text or settings.image, settings.label, settings.target)
+        wanted = [name for name in named if name is not None]
         have = column_names(Path(ref.name), cast(TableFormat, form))
-        optional = {settings.label} if may_lack else set()
+        optional = {settings.label, settings.target} if may_lack else set()
         check_columns(Path(ref.name), have, [name for name in wanted if name in have or name not in optional])
     except AttarError as error:
         return [str(error)]

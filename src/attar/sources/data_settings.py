@@ -58,6 +58,9 @@ class DataSettings(Settings):
     text: str | None = Field(None, description="Column that holds the texts.")
     image: str | None = Field(None, description="Column that holds the images: their bytes, or paths from the table.")
     label: str | None = Field(None, description="Column that holds the gold labels.")
+    target: str | None = Field(
+        None, description="Column that holds the texts to be written, for tasks that generate text; instead of `label`."
+    )
     labels: dict[str, list[Value]] | list[Value] | None = Field(
         None,
         description="The classes: a mapping of a class's name to the raw values it stands for, or a list of values in "
@@ -75,9 +78,11 @@ class DataSettings(Settings):
     )
     gold: tuple[Split, ...] = Field(
         ("train", "validation", "test"),
-        description="The splits whose gold labels may be used; rows without a label may then be in the others.",
+        description="The splits whose gold labels, or target texts, may be used; without `train` in it, rows without "
+        "a label or target serve as training texts.",
     )
     max_characters: int | None = Field(None, ge=1, description="Cut texts to this many characters.")
+    max_target_characters: int | None = Field(None, ge=1, description="Cut target texts to this many characters.")
     image_size: int | None = Field(None, ge=1, le=4096, description="Resize images to this many pixels on both sides.")
     channels: Literal[1, 3] | None = Field(
         None, description="1 for gray images, 3 for color; without it, 1 if every image is gray, else 3."
@@ -99,3 +104,52 @@ class DataSettings(Settings):
         if len(labels) < 2:
             raise ValueError(f"must hold at least 2 classes, got {len(labels)}.")
         return labels
+
+
+def combinations(settings: DataSettings) -> list[str]:
+    """Return the mistakes of keys that do not go together, as sentences; empty when there are none.
+
+    Example:
+        >>> combinations(DataSettings(source="a.csv", text="x", label="y", target="z"))
+        ['label and target are both given. Name the one column that holds what is to be learned.']
+    """
+    found = _without_gold(settings) if settings.target is None else _with_target(settings)
+    if settings.text is not None and settings.image is not None:
+        found.append("text and image are both given. Name the one column that holds the inputs.")
+    if settings.test_sha256 is not None and settings.test_source is None:
+        found.append("test_sha256 is given without a test_source. Give both, or neither.")
+    return found
+
+
+def _without_gold(settings: DataSettings) -> list[str]:
+    found = []
+    if settings.label is None and (settings.text is not None or settings.image is not None):
+        if settings.gold:
+            found.append(
+                "label is not given, so no gold labels are known. Name the column (for a task that writes texts, name "
+                "target), or set gold: []."
+            )
+        if settings.labels is None:
+            found.append("label and labels are not given. Name the column, or list the classes in labels.")
+        if settings.balance:
+            found.append("balance needs gold labels, and label is not given. Name the column, or leave balance out.")
+    if settings.max_target_characters is not None:
+        found.append(
+            "max_target_characters is given without a target. Name the column of target texts, or leave it out."
+        )
+    return found
+
+
+def _with_target(settings: DataSettings) -> list[str]:
+    found = []
+    if settings.label is not None:
+        found.append("label and target are both given. Name the one column that holds what is to be learned.")
+    if settings.labels is not None:
+        found.append("labels lists classes, and target texts have none. Leave out labels, or name a label column.")
+    if settings.balance:
+        found.append("balance needs classes, and target texts have none. Leave out balance, or name a label column.")
+    if settings.image is not None:
+        found.append("image and target are both given, and a target text belongs to a text. Name a text column.")
+    if settings.text is not None and settings.text == settings.target:
+        found.append(f"text and target both name '{settings.text}'. Name the column that holds the target texts.")
+    return found

@@ -1,4 +1,4 @@
-"""Read a source of data as it is: inputs and raw label values, before any cleaning."""
+"""Read a source of data as it is: inputs with raw labels or target texts, before any cleaning."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class Raw:
 
     Args:
         inputs: texts (anything that was in the column), or images uint8 ``(examples, channels, height, width)``.
-        values: raw label values, or None if the source has none.
-        place: what to call the labels in messages.
+        values: raw label values, or raw target texts, or None if the source has none.
+        place: what to call the values in messages.
     """
 
     inputs: Sequence[Any] | np.ndarray
@@ -106,7 +106,7 @@ def read_raw(settings: DataSettings, base: Path, cache: Path) -> tuple[Raw, Raw 
 
 
 def may_lack_label(settings: DataSettings) -> bool:
-    """Tell whether the source needs no label column: gold labels are used of the official test set alone."""
+    """Tell whether the source needs no label or target column: gold is used of the official test set alone."""
     return settings.test_source is not None and set(settings.gold) <= {"test"}
 
 
@@ -132,12 +132,12 @@ def _read_one(
     if form == "hub":
         return _hub(settings, path)
     form = cast(TableFormat, form)
-    if may_lack and settings.label not in column_names(path, form):
-        settings = settings.model_copy(update={"label": None})
+    if may_lack and _gold_column(settings) not in column_names(path, form):
+        settings = settings.model_copy(update={"label": None, "target": None})
     table = read_table(path, form, _wanted(settings), settings.skip_rows)
     if not table.rows:
         raise AttarError(f"{path} has a header but no rows. Give a file with examples.")
-    return _from_columns(settings, table.columns, path.parent, f"column '{settings.label}' of {path.name}"), None
+    return _from_columns(settings, table.columns, path.parent, path.name), None
 
 
 def check_keys(settings: DataSettings, form: str, text: str) -> None:
@@ -154,20 +154,27 @@ def check_keys(settings: DataSettings, form: str, text: str) -> None:
     inputs = [name for name in ("text", "image") if getattr(settings, name) is not None]
     if form in (*TABLES, "hub") and len(inputs) != 1:
         raise AttarError(f"source '{text}' has columns: name either text or image, the one that holds the inputs.")
-    if form not in (*TABLES, "hub") and (inputs or settings.label is not None):
-        raise AttarError(f"source '{text}' of format {form} has no columns. Leave out {(*inputs, 'label')[0]}.")
+    named = [name for name in ("text", "image", "label", "target") if getattr(settings, name) is not None]
+    if form not in (*TABLES, "hub") and named:
+        raise AttarError(f"source '{text}' of format {form} has no columns. Leave out {named[0]}.")
     if settings.skip_rows and form not in ("csv", "tsv"):
         raise AttarError(f"source '{text}' of format {form} has no rows below a header. Leave out skip_rows.")
     if settings.text is not None and (settings.image_size is not None or settings.channels is not None):
         raise AttarError(f"source '{text}' gives texts. Leave out image_size and channels.")
 
 
+def _gold_column(settings: DataSettings) -> str | None:
+    return settings.label if settings.target is None else settings.target
+
+
 def _wanted(settings: DataSettings) -> list[str]:
-    return [name for name in (settings.text, settings.image, settings.label) if name is not None]
+    return [name for name in (settings.text, settings.image, _gold_column(settings)) if name is not None]
 
 
-def _from_columns(settings: DataSettings, columns: dict[str, list[Any]], folder: Path, place: str) -> Raw:
-    values = columns[settings.label] if settings.label is not None else None
+def _from_columns(settings: DataSettings, columns: dict[str, list[Any]], folder: Path, source: str) -> Raw:
+    column = _gold_column(settings)
+    values = columns[column] if column is not None else None
+    place = f"column '{column}' of {source}"
     if settings.text is not None:
         return Raw(columns[settings.text], values, place)
     found, names = images.column_images(columns[str(settings.image)], folder, settings.image_size)
@@ -207,10 +214,11 @@ def _hub_split(settings: DataSettings, folder: Path, split: Any, wanted: Sequenc
     if settings.image is not None and isinstance(split.features[settings.image], datasets.Image):
         split = split.cast_column(settings.image, datasets.Image(decode=False))
     columns = {name: list(split[name]) for name in wanted}
-    if settings.label is not None and isinstance(split.features[settings.label], datasets.ClassLabel):
-        names = split.features[settings.label].names
-        columns[settings.label] = [names[v] if v is not None and v >= 0 else None for v in columns[settings.label]]
-    return _from_columns(settings, columns, folder, f"column '{settings.label}' of {folder.name}")
+    gold = _gold_column(settings)
+    if gold is not None and isinstance(split.features[gold], datasets.ClassLabel):
+        names = split.features[gold].names
+        columns[gold] = [names[v] if v is not None and v >= 0 else None for v in columns[gold]]
+    return _from_columns(settings, columns, folder, folder.name)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def save(dataset: DataSet, folder: Path) -> None:
     """Write a data set into a folder.
 
     Args:
-        dataset: the splits, with all their labels.
+        dataset: the splits, with all their labels or targets.
         folder: where; made if it is missing. ``data.json`` is written last, so a folder that has it is whole.
     """
     kind = "images" if isinstance(dataset.train.inputs, np.ndarray) else "texts"
@@ -41,6 +41,8 @@ def save(dataset: DataSet, folder: Path) -> None:
         else:
             columns = {"key": examples.keys, "text": list(examples.inputs), "label": examples.labels}
             types = {"key": pyarrow.int64(), "text": pyarrow.large_string(), "label": pyarrow.int64()}
+            if examples.targets is not None:
+                columns["target"], types["target"] = list(examples.targets), pyarrow.large_string()
             table = pyarrow.table({part: pyarrow.array(v, types[part]) for part, v in columns.items()})
             sink = io.BytesIO()
             parquet.write_table(table, sink, compression="zstd")
@@ -86,7 +88,8 @@ def _texts(folder: Path, name: str) -> Examples:
     try:
         table = parquet.read_table(path)
         keys, labels = (table.column(part).to_numpy().astype(np.int64) for part in ("key", "label"))
-        return Examples(keys, table.column("text").to_pylist(), labels)
+        targets = table.column("target").to_pylist() if "target" in table.column_names else None
+        return Examples(keys, table.column("text").to_pylist(), labels, targets)
     except (OSError, KeyError, pyarrow.ArrowException) as error:
         raise _damaged(path, error) from error
 

@@ -45,9 +45,9 @@ def split(pool: Examples, official: Examples | None, names: tuple[str, ...], siz
     therefore hardly changes when rows are added, and not at all when they are shuffled.
 
     Args:
-        pool: examples without duplicates; those of unknown label go to train, unless none has a label.
+        pool: examples without duplicates; those of unknown label or target go to train, unless none has one.
         official: the official test set, sharing nothing with ``pool``; None takes the test set from ``pool``.
-        names: the classes.
+        names: the classes; none where the examples have target texts.
         sizes: how large the splits shall be.
         seed: the recipe's seed.
 
@@ -87,7 +87,7 @@ def _drawn(examples: Examples, seed: int, draw_name: str = "split") -> Examples:
 
 
 def _unlabeled_apart(pool: Examples) -> tuple[Examples, Examples]:
-    known = pool.labels != UNKNOWN
+    known = pool.labels != UNKNOWN if pool.targets is None else np.array([bool(text) for text in pool.targets], bool)
     if not known.any():
         return pool, pool.take(np.arange(0))
     return pool.take(np.flatnonzero(known)), pool.take(np.flatnonzero(~known))
@@ -99,7 +99,8 @@ def _joined(first: Examples, second: Examples) -> Examples:
     else:
         inputs = [*first.inputs, *second.inputs]  # type: ignore[assignment]
     labels = np.concatenate([first.labels, second.labels])
-    return Examples(np.concatenate([first.keys, second.keys]), inputs, labels)
+    targets = None if first.targets is None else [*first.targets, *(second.targets or ())]
+    return Examples(np.concatenate([first.keys, second.keys]), inputs, labels, targets)
 
 
 def _arranged(drawn: Examples, names: tuple[str, ...], balance: bool) -> Examples:
@@ -137,6 +138,8 @@ def _amount(name: str, size: int | float, total: int, step: int, counts: str) ->
 
 
 def _counts(examples: Examples, names: tuple[str, ...]) -> str:
+    if not names:
+        return "no classes"
     counts = {name: int((examples.labels == place).sum()) for place, name in enumerate(names)}
     return ", ".join(f"{name} {count}" for name, count in counts.items()) if any(counts.values()) else "no labels"
 
@@ -146,7 +149,8 @@ def _too_many(
 ) -> str:
     parts = " + ".join(f"{name} {asked[name]}" for name in ("train", "validation", "test") if asked.get(name))
     usable = f"; {len(ordered)} when every class is taken equally often" if len(ordered) < len(pool) else ""
-    extra = f"; {len(unlabeled)} without a label, for train alone" if len(unlabeled) else ""
+    what = "label" if names else "target"
+    extra = f"; {len(unlabeled)} without a {what}, for train alone" if len(unlabeled) else ""
     empty = " train would be empty." if asked.get("train") == 0 else ""
     return (
         f"{parts} = {sum(asked.values())} examples are asked for, and {len(pool)} are there after cleaning "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -12,17 +13,14 @@ from attar import catalog
 from attar.core.examples import UNKNOWN, Examples
 from attar.core.nouns import Objective, Task, Teacher
 from attar.errors import AttarError
+from attar.objectives.ramp import Ramp, Scheduled
+from attar.objectives.ramp import Term as RampedTerm
 from attar.objectives.weighted import WeightedSum
-from attar.optional import lazy
 from attar.sources import reference, weights
 from attar.students.folder import kind_of
 from attar.students.settings import ModelSettings
-from attar.students.transformers import check_loaded, load_tokenizer, quiet_transformers
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = lazy("torch")
+from attar.teachers.codecs.base import Codec
+from attar.teachers.recorded import RecordedTeacher
 
 
 def task(name: str) -> Task:
@@ -37,47 +35,18 @@ def fetch_weights(settings: ModelSettings, base: Path, cache: Path) -> Path | No
     Raises:
         AttarError: they cannot be had, are damaged, or are pickles.
     """
-    if settings.model is None or kind_of(settings) in ("timm", "torchvision"):
+    if settings.model is None or settings.from_teacher or kind_of(settings) in ("timm", "torchvision"):
         return None
     found = reference.fetch(reference.parse(settings.model, base), settings.sha256, cache)
     weights.check_weights(found)
     return found
 
 
-def language_model(
-    folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool = False
-) -> tuple[Any, Any]:
-    """Return a causal language model in evaluation mode, with its tokenizer.
-
-    Raises:
-        AttarError: the folder holds no causal language model.
-    """
-    from transformers import AutoModelForCausalLM
-
-    quiet_transformers()
-    try:
-        model, loaded = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code, output_loading_info=True
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise AttarError(
-            f"{folder} cannot be loaded as a causal language model: {str(error).splitlines()[0]} A teacher that is no "
-            "language model needs `train` (with gold labels)."
-        ) from error
-    check_loaded(folder, model, loaded)
-    lost = [name for name in loaded["missing_keys"] if "head" in name]  # tied heads are not among them
-    if lost:
-        raise AttarError(
-            f"{folder} holds no language model: its head ({lost[0]}) is missing. Give a causal language model."
-        )
-    return model.to(device).eval(), load_tokenizer(folder)
-
-
-def objective_of(terms: Sequence[tuple[float, str, Mapping[str, Any]]]) -> Objective:
+def objective_of(terms: Sequence[tuple[float | Ramp, str, Mapping[str, Any]]]) -> Objective:
     """Return the weighted sum of objectives named in a recipe.
 
     Args:
-        terms: ``(weight, name, settings)`` of each.
+        terms: ``(weight, name, settings)`` of each; a weight may be a `Ramp`, a temperature the mapping of one.
 
     Example:
         >>> sorted(objective_of([(1.0, "forward_kl", {})]).needs)
@@ -86,8 +55,24 @@ def objective_of(terms: Sequence[tuple[float, str, Mapping[str, Any]]]) -> Objec
     parts = []
     for weight, name, settings in terms:
         kind = catalog.entry("objective", name)
-        parts.append((weight, kind(kind.Settings(**settings))))
-    return WeightedSum(parts)
+        ramp = Ramp(**settings["temperature"]) if isinstance(settings.get("temperature"), Mapping) else None
+        fixed = settings if ramp is None else {**settings, "temperature": ramp.start}
+        parts.append(RampedTerm(weight, kind(kind.Settings(**fixed)), ramp))
+    if any(isinstance(part.weight, Ramp) or part.temperature is not None for part in parts):
+        return Scheduled(parts)
+    return WeightedSum([part.at(0.0) for part in parts])
+
+
+def codec_of(name: str, settings: Mapping[str, Any]) -> Codec:
+    """Return the codec of a record.
+
+    Example:
+        >>> codec_of("topk", {"k": 8}).settings.k
+        8
+    """
+    kind = catalog.entry("codec", name)
+    codec: Codec = kind(kind.Settings(**settings))
+    return codec
 
 
 def with_targets(examples: Examples, teacher: Teacher | None) -> Examples:
@@ -97,11 +82,12 @@ def with_targets(examples: Examples, teacher: Teacher | None) -> Examples:
         AttarError: a gold label is missing and there is no teacher to ask.
     """
     unknown = examples.labels == UNKNOWN
-    if not unknown.any():
+    if examples.targets is not None or not unknown.any():
         return examples
     if teacher is None:
         raise AttarError(
             f"{int(unknown.sum())} examples have no gold label, and no teacher was recorded to label them."
         )
-    chosen = teacher.answer(examples).dense().argmax(dim=-1).numpy()
-    return Examples(examples.keys, examples.inputs, np.where(unknown, chosen, examples.labels))
+    said = teacher.hard(examples) if isinstance(teacher, RecordedTeacher) else teacher.answer(examples).dense().argmax(-1)
+    chosen = said.numpy()
+    return replace(examples, labels=np.where(unknown, chosen, examples.labels))

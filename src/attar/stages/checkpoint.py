@@ -27,6 +27,7 @@ class Progress:
         history: rows for the learning curve.
         best: the best validation so far: ``(score, -loss)`` and its step.
         stale: validations since then.
+        drawn: what the lesson's `draw` remembers.
     """
 
     step: int = 0
@@ -34,6 +35,7 @@ class Progress:
     best: list[float] | None = None
     best_step: int = 0
     stale: int = 0
+    drawn: dict[str, Any] = field(default_factory=dict)
 
 
 def save_checkpoint(

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attar.core.examples import Examples
+from attar.core.nouns import Model, Task
 from attar.errors import AttarError
+from attar.log import say
 from attar.optional import lazy
 from attar.seeds import derive
-from attar.stages.loop import Lesson, Trainer
+from attar.stages.lesson import Lesson
+from attar.stages.loop import Trainer
 from attar.stages.preflight import preflight
 from attar.stages.schedule import TrainSettings
 from attar.store.files import remove
 from attar.students import folder as students
+from attar.students.damage import choose_by_damage
 from attar.students.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -32,12 +37,49 @@ class Origin:
         weights: folder of pretrained weights, or None.
         labels: names of the classes.
         shape: of one image; empty for text.
+        facts: what is added to the model's facts (the prompt of a model that writes).
+        task: turns examples into rows, where layers are chosen by damage.
+        examples: the training split as the data holds it, where layers are chosen by damage: all models of this
+            origin, with a teacher or without, then start from the same layers.
     """
 
     settings: ModelSettings
     weights: Path | None
     labels: Sequence[str]
     shape: Sequence[int]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    task: Task | None = None
+    examples: Examples | None = None
+
+    def make(self) -> Model:
+        """Return the model before training; torch's seed decides what is new in it.
+
+        Where layers are chosen by damage, it is the model that the same layers by number give, with a fact more:
+        ``layers`` (`attar.students.damage.Damage`).
+
+        Raises:
+            AttarError: the weights or the layers cannot be had.
+        """
+        choice = self.settings.by_damage
+        if choice is None:
+            return self._made(self.settings)
+        if self.task is None or self.examples is None:
+            raise ValueError("layers by damage need a task and examples")
+        with torch.random.fork_rng(devices=[]):
+            whole = self._made(self.settings.model_copy(update={"layers": None}))
+            measure = choice.measure
+            if measure == "auto":  # what a head that is new says of a layer left out is noise
+                measure = "kl" if self.settings.from_teacher or not self.labels else "influence"
+            found = choose_by_damage(whole, self.task, self.examples, choice, measure)
+        say(f"  layers kept by {measure}: {', '.join(map(str, found.kept))}")
+        model = self._made(self.settings.model_copy(update={"layers": found.kept}))
+        model.facts["layers"] = found.to_json()
+        return model
+
+    def _made(self, settings: ModelSettings) -> Model:
+        model = students.make(settings, self.weights, self.labels, self.shape)
+        model.facts |= self.facts
+        return model
 
 
 def train_model(
@@ -76,7 +118,7 @@ def train_model(
                 f"The {name} split is empty; a model needs at least one example there. Change data's sizes."
             )
     torch.manual_seed(derive(seed, "weights"))
-    model = students.make(origin.settings, origin.weights, origin.labels, origin.shape)
+    model = origin.make()
     checks = preflight(model, lesson)
     trainer = Trainer(model, lesson, settings, seed, work / "checkpoint", device)
     outcome = trainer.run(title)
@@ -89,4 +131,5 @@ def train_model(
         "best_step": outcome.best_step,
         "precision": outcome.precision,
         "preflight": checks,
+        **({"layers": model.facts["layers"]} if "layers" in model.facts else {}),
     }

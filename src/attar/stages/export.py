@@ -62,6 +62,26 @@ def export(source: Path, task: str, steps: Steps, data: DataSet, places: tuple[P
     return {"plans": plans, "precision": precision, "preflight": checks}
 
 
+def export_folder(source: Path, task: str, content: Path) -> dict[str, Any]:
+    """Write a bundle of a model that writes: a folder that plain `transformers` reads, with the bundle's card.
+
+    Args:
+        source: folder of the compressed model.
+        task: the recipe's task.
+        content: folder to write.
+
+    Returns:
+        Facts for the artifact's card: the precision; nothing is compressed here.
+    """
+    remove(content)
+    shutil.copytree(source, content, ignore=shutil.ignore_patterns("artifact.json"))
+    facts = students.load(source).facts
+    card = {"task": task, "labels": [], "model": "model.safetensors", "precision": "float32"}
+    asked = {name: facts[name] for name in ("prompt", "max_length", "max_new_tokens")}
+    write_card(content, {**card, "input": {"kind": "prompt", **asked}})
+    return {"plans": [], "precision": "float32", "preflight": []}
+
+
 def _parity(model: Model, task: str, data: DataSet, graph: Path) -> list[dict[str, Any]]:
     """Compare graph and tokenizer, before anything is quantized, with the model they were made from.
 

@@ -3,50 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from attar.core.examples import UNKNOWN, Examples
-from attar.core.nouns import Loss, Model, Objective, Task, Teacher
-from attar.core.rows import Rows
+from attar.core.nouns import Model
 from attar.log import progress as progress_bar
 from attar.optional import lazy
 from attar.seeds import derive
 from attar.stages.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
 from attar.stages.device import choose_device, choose_precision, precision_name
+from attar.stages.lesson import Lesson, accumulate, build_learned
 from attar.stages.memory import trim_heap
 from attar.stages.schedule import Schedule, TrainSettings
+from attar.stages.shares import gradient_shares
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = lazy("torch")
 
+SCORED = 256
+"""Rows of the validation split whose scores are laid out at once."""
 TRIM_STEPS = 10
 """Steps between two returns of freed memory: rare enough to cost nothing, often enough to bound the holes."""
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Hold what a model is taught.
-
-    Args:
-        task: turns examples into rows.
-        train: the examples, with the hard targets to use as their labels.
-        validation: the examples that choose the best step, with their hard targets.
-        objective: compares rows with the teacher's, or with hard targets.
-        teacher: answers for the objective; None if it needs hard targets alone.
-    """
-
-    task: Task
-    train: Examples
-    validation: Examples
-    objective: Objective
-    teacher: Teacher | None = None
 
 
 @dataclass
@@ -64,41 +47,6 @@ class Outcome:
     best_step: int = 0
     steps: int = 0
     precision: str = "float32"
-
-
-def loss_of(lesson: Lesson, model: Model, examples: Examples) -> tuple[Loss, Rows]:
-    """Return the objective's loss on some examples, with the model's rows."""
-    batch = lesson.task.collate(model, examples)
-    rows = lesson.task.rows(model, batch)
-    said = None
-    if lesson.teacher is not None and "logits" in lesson.objective.needs:
-        answer = lesson.teacher.answer(examples)
-        device = rows.key.device
-        said = Rows(answer.key.to(device), answer.weight.to(device), answer.dense().to(device))
-        if not torch.equal(said.key, rows.key):
-            raise ValueError("the teacher's rows are not those of the student: their keys differ")
-    return lesson.objective(rows, said, batch.targets.to(rows.key.device)), rows
-
-
-def accumulate(
-    lesson: Lesson, model: Model, examples: Examples, micro: int, backward: Callable[[torch.Tensor], Any]
-) -> tuple[float, float]:
-    """Add the gradient of the summed loss of a batch, in micro-batches.
-
-    Each micro-batch's mean is multiplied by its own row weight, so the sum over micro-batches, divided by the
-    weight of all, is the mean over the batch however it was split.
-
-    Returns:
-        The summed loss, and the summed weight of rows.
-    """
-    summed, weight = 0.0, 0.0
-    for first in range(0, len(examples), micro):
-        loss, rows = loss_of(lesson, model, examples.take(np.arange(first, min(first + micro, len(examples)))))
-        own = rows.weight.sum().detach()
-        backward(loss.total * own)
-        summed += float(loss.total.detach() * own)
-        weight += float(own)
-    return summed, weight
 
 
 class Trainer:
@@ -127,8 +75,13 @@ class Trainer:
         self.schedule = Schedule(lesson.task.length(model, lesson.train), settings, seed)
         # not wrapped in DDP, which waits for ever where processes have different numbers of micro-batches
         self.plain: torch.nn.Module = model.module.to(self.accelerator.device)
-        self.optimizer = self.accelerator.prepare(_optimizer(self.plain, settings))
         self.model = replace(model, module=self.plain)
+        learned = build_learned(lesson, self.model, derive(seed, "objective"))
+        # what objectives learn, and the moving average, are checkpointed with the student and never saved with it
+        beside: list[torch.nn.Module] = [learned] if len(learned) else []
+        beside += [lesson.moving.begin(self.model)] if lesson.moving is not None else []
+        self.trained = torch.nn.ModuleList([self.plain, *beside]) if beside else self.plain
+        self.optimizer = self.accelerator.prepare(_optimizer(self.trained, settings))
 
     def run(self, title: str) -> Outcome:
         """Train to the end and leave the best weights in the model.
@@ -136,14 +89,16 @@ class Trainer:
         Args:
             title: for the progress bar.
         """
-        state = load_checkpoint(self.work, self.plain, self.optimizer)
+        state = load_checkpoint(self.work, self.trained, self.optimizer)
+        if self.lesson.draw is not None:
+            self.lesson.draw.restore(state.drawn)
         saved = time.monotonic()
         with progress_bar(title, self.schedule.steps, state.step) as bar:
             while state.step < self.schedule.steps and not self._stops(state):
                 row = self._step(state.step)
                 state.step += 1
                 if self.schedule.validates(state.step - 1):
-                    row |= self._validate(state)
+                    row |= self._validate(state) | self._shares(state.step - 1)
                 if "validation" in row or state.step % max(1, self.schedule.steps // 100) == 0:
                     state.history.append(row)
                 bar.advance(1, f"loss {row['loss']:.3f}")
@@ -165,28 +120,40 @@ class Trainer:
         return self.settings.patience is not None and state.stale >= self.settings.patience
 
     def _save(self, state: Progress) -> None:
+        if self.lesson.draw is not None:
+            state.drawn = self.lesson.draw.state()
         if self.accelerator.is_main_process:
-            save_checkpoint(self.work, self.plain, self.optimizer, state)
+            save_checkpoint(self.work, self.trained, self.optimizer, state)
 
     def _step(self, step: int) -> dict[str, float]:
         self.plain.train()
         torch.manual_seed(derive(self.seed, "step", step, self.accelerator.process_index))
-        mine = self.schedule.batch(step)[self.accelerator.process_index :: self.accelerator.num_processes]
         micro = self.settings.micro_batch_size or self.settings.batch_size
+        lesson, examples = self.lesson.at(step / self.schedule.steps), self._examples(step)
         with self._autocast():
-            loss, weight = accumulate(
-                self.lesson, self.model, self.lesson.train.take(mine), micro, self.accelerator.backward
-            )
+            loss, weight = accumulate(lesson, self.model, examples, micro, self.accelerator.backward)
         loss, weight = self._over_processes(loss, weight)
         self._share(weight)
-        self.accelerator.clip_grad_norm_(self.plain.parameters(), self.settings.clip)
+        self.accelerator.clip_grad_norm_(self.trained.parameters(), self.settings.clip)
         rate = self.schedule.rate(step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        if lesson.moving is not None:
+            lesson.moving.after(self.plain, step + 1)
         epoch = (step + 1) / self.schedule.steps_per_epoch
         return {"step": step + 1, "epoch": round(epoch, 4), "loss": loss / weight, "learning_rate": rate}
+
+    def _examples(self, step: int) -> Examples:
+        """Return this process's examples of a step; what is drawn is drawn for all, so that every process remembers it."""
+        examples, draw = self.lesson.train.take(self.schedule.batch(step)), self.lesson.draw
+        if draw is not None:
+            # its own autocast: older torch gives weights that were cast without gradient to the training pass as well
+            with self._autocast():
+                examples = draw(self.model, examples, derive(self.seed, "draw", step), step / self.schedule.steps)
+        places = np.arange(len(examples))
+        return examples.take(places[self.accelerator.process_index :: self.accelerator.num_processes])
 
     def _over_processes(self, loss: float, weight: float) -> tuple[float, float]:
         if self.accelerator.num_processes == 1:
@@ -197,25 +164,34 @@ class Trainer:
     def _share(self, weight: float) -> None:
         """Add the gradients of all processes, over the weight of all rows; take the mean of running statistics."""
         many = self.accelerator.num_processes > 1
-        for parameter in self.plain.parameters():
+        for parameter in self.trained.parameters():
             if many and parameter.requires_grad:
                 own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self.accelerator.reduce(own, reduction="sum")
             if parameter.grad is not None:
                 parameter.grad.div_(weight)
-        for buffer in self.plain.buffers() if many else ():
+        for buffer in self.trained.buffers() if many else ():
             if buffer.is_floating_point():
                 buffer.copy_(self.accelerator.reduce(buffer, reduction="mean"))
 
     def _validate(self, state: Progress) -> dict[str, float]:
         accuracy, loss = self._score(self.lesson.validation)
-        if state.best is None or [accuracy, -loss] > state.best:
-            state.best, state.best_step, state.stale = [accuracy, -loss], state.step, 0
+        mark = [-loss, accuracy] if self.lesson.task.chooses_by == "loss" else [accuracy, -loss]
+        if state.best is None or mark > state.best:
+            state.best, state.best_step, state.stale = mark, state.step, 0
             if self.accelerator.is_main_process:
                 save_best(self.work, self.plain)
         else:
             state.stale += 1
         return {"validation": accuracy, "validation_loss": loss}
+
+    def _shares(self, step: int) -> dict[str, float]:
+        """Return the share of each objective in the gradient of a step's first examples."""
+        lesson = self.lesson.at(step / self.schedule.steps)
+        with self._autocast():
+            found = gradient_shares(self.model, lesson, self.lesson.train.take(self.schedule.batch(step)))
+        self.optimizer.zero_grad(set_to_none=True)
+        return {f"share of {name}": share for name, share in found.items()}
 
     def _score(self, examples: Examples) -> tuple[float, float]:
         self.plain.eval()
@@ -224,12 +200,13 @@ class Trainer:
         with torch.inference_mode(), self._autocast():
             for first in range(0, len(order), 64):
                 batch = self.lesson.task.collate(self.model, examples.take(order[first : first + 64]))
-                scores = self.lesson.task.rows(self.model, batch).dense().float()
-                targets = batch.targets.to(scores.device)
-                known = targets != UNKNOWN
-                right += float((scores.argmax(-1) == targets)[known].sum())
-                loss += float(torch.nn.functional.cross_entropy(scores[known], targets[known], reduction="sum"))
-                count += int(known.sum())
+                rows = self.lesson.task.rows(self.model, batch)
+                for part in rows.slices(SCORED):
+                    scores, targets = rows.take(part).dense().float(), batch.targets[part].to(rows.key.device)
+                    known = targets != UNKNOWN
+                    right += float((scores.argmax(-1) == targets)[known].sum())
+                    loss += float(torch.nn.functional.cross_entropy(scores[known], targets[known], reduction="sum"))
+                    count += int(known.sum())
         return right / max(1, count), loss / max(1, count)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +12,15 @@ from attar.core.nouns import Model, Objective
 from attar.core.rows import Rows
 from attar.errors import AttarError
 from attar.log import say
+from attar.objectives.blocks import Sizes, evaluate
 from attar.objectives.cross_entropy import CrossEntropy
+from attar.objectives.divergence import Divergence
+from attar.objectives.learned import needs_whole_batch
 from attar.objectives.weighted import WeightedSum
 from attar.optional import lazy
-from attar.stages.loop import Lesson, accumulate, loss_of
+from attar.stages.checks import Check
+from attar.stages.lesson import Lesson, accumulate, build_learned, loss_of
+from attar.stages.preflight_text import completion_checks
 
 if TYPE_CHECKING:
     import torch
@@ -23,19 +29,8 @@ else:
 
 EXAMPLES = 12
 TOLERANCE = 1e-4  # relative, of float32 gradients summed in another order
-
-
-@dataclass(frozen=True)
-class Check:
-    """Hold one check: its name, whether it passed, what was seen."""
-
-    name: str
-    passed: bool
-    value: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the check by name."""
-        return {"name": self.name, "passed": self.passed, "value": self.value}
+ROWS = 24
+"""Rows that checks of single objectives look at."""
 
 
 def preflight(model: Model, lesson: Lesson) -> list[dict[str, Any]]:
@@ -45,12 +40,13 @@ def preflight(model: Model, lesson: Lesson) -> list[dict[str, Any]]:
         AttarError: a check failed; the message names it.
     """
     examples = lesson.train.take(np.arange(min(EXAMPLES, len(lesson.train))))
-    probe = replace(lesson, train=examples)
+    # at the start the moving average is the model itself: it pulls nowhere
+    probe = replace(lesson.at(0.0), train=examples, moving=None)
     was_training = model.module.training
     model.module.eval()
-    checks = [_micro_batches(model, probe), _weight_zero(model, probe)]
-    if lesson.teacher is not None and "logits" in lesson.objective.needs:
-        checks += [*_self_teaching(model, probe), _order(probe), _gradient_ratio(model, probe)]
+    with torch.random.fork_rng():
+        build_learned(probe, model, 0)
+        checks = list(_all(model, probe))
     model.module.zero_grad(set_to_none=True)
     model.module.train(was_training)
     failed = [check for check in checks if not check.passed]
@@ -62,7 +58,38 @@ def preflight(model: Model, lesson: Lesson) -> list[dict[str, Any]]:
     return [check.to_json() for check in checks]
 
 
+def _all(model: Model, probe: Lesson) -> Iterator[Check]:
+    rows = probe.task.rows(model, probe.task.collate(model, probe.train))
+    if rows.head is not None:
+        yield from completion_checks(model, probe)
+        yield _blocks(model, probe)
+    yield _micro_batches(model, probe)
+    yield _weight_zero(model, probe)
+    targets = probe.task.collate(model, probe.train).targets.to(rows.key.device)
+    few = slice(0, ROWS)
+    dense = Rows(rows.key[few], rows.weight[few], rows.take(few).dense().detach().float())
+    for term in _row_terms(probe.objective):
+        yield _mean(term, dense, targets[few])
+    if probe.asks:
+        for term in _row_terms(probe.objective):
+            if term.divergence:
+                yield _self_teaching(term, dense, targets[few])
+            if isinstance(term, Divergence) and term.settings.temperature != 1 and term.second_order:
+                yield _temperature(term, dense)
+        yield _order(probe)
+        yield _gradient_ratio(model, probe)
+
+
+def _terms(objective: Objective) -> list[tuple[float, Objective]]:
+    return list(objective.terms) if isinstance(objective, WeightedSum) else [(1.0, objective)]
+
+
+def _row_terms(objective: Objective) -> list[Any]:
+    return [term for _, term in _terms(objective) if term.by_row]
+
+
 def _gradient(model: Model, lesson: Lesson, micro: int) -> torch.Tensor:
+    torch.manual_seed(0)  # an objective may draw a mask
     model.module.zero_grad(set_to_none=True)
     _, weight = accumulate(lesson, model, lesson.train, micro, lambda loss: loss.backward())
     parts = [p.grad.flatten() / weight for p in model.module.parameters() if p.grad is not None]
@@ -74,54 +101,124 @@ def _relative(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 def _micro_batches(model: Model, lesson: Lesson) -> Check:
+    name = "gradient does not change with micro-batch size"
+    if needs_whole_batch(lesson.objective):  # relations between examples: the recipe's check keeps such batches whole
+        return Check(name, True, "the objective sees whole batches")
     error = _relative(_gradient(model, lesson, len(lesson.train)), _gradient(model, lesson, 3))
-    return Check(
-        "gradient does not change with micro-batch size", error < TOLERANCE, f"relative difference {error:.1e}"
-    )
+    return Check(name, error < TOLERANCE, f"relative difference {error:.1e}")
 
 
 def _weight_zero(model: Model, lesson: Lesson) -> Check:
-    terms = lesson.objective.terms if isinstance(lesson.objective, WeightedSum) else ((1.0, lesson.objective),)
     silent: Objective = CrossEntropy(CrossEntropy.Settings())
-    with_zero = replace(lesson, objective=WeightedSum([*terms, (0.0, silent)]))
-    error = _relative(_gradient(model, lesson, 4), _gradient(model, with_zero, 4))
+    with_zero = replace(lesson, objective=WeightedSum([*_terms(lesson.objective), (0.0, silent)]))
+    size = len(lesson.train)
+    error = _relative(_gradient(model, lesson, size), _gradient(model, with_zero, size))
     return Check("a term of weight 0 equals the term left out", error == 0.0, f"relative difference {error:.1e}")
 
 
-def _divergences(objective: Objective) -> list[Objective]:
-    terms = objective.terms if isinstance(objective, WeightedSum) else ((1.0, objective),)
-    return [term for _, term in terms if getattr(term, "divergence", False)]
+def _blocks(model: Model, lesson: Lesson) -> Check:
+    """Compare the loss over blocks of rows with the loss over all scores laid out."""
+    batch = lesson.task.collate(model, lesson.train)
+    with torch.no_grad():
+        rows = lesson.task.rows(model, batch).take(slice(0, ROWS))
+        said = None if not lesson.asks or lesson.teacher is None else lesson.teacher.answer(lesson.train)
+    if rows.hidden is None or rows.head is None:
+        raise ValueError("the blocks check is for rows with a head")
+    teacher = None if said is None else said.to(rows.key.device).take(slice(0, ROWS))
+    hidden = rows.hidden.detach().float().requires_grad_()
+    lazy_rows = replace(rows, hidden=hidden)
+    objective = WeightedSum([(weight, term) for weight, term in _terms(lesson.objective) if term.by_row])
+    targets = batch.targets[:ROWS].to(hidden.device)
+    values, gradients = [], []
+    for student in (Rows(rows.key, rows.weight, lazy_rows.dense()), lazy_rows):
+        loss = evaluate(objective, student, teacher, targets, Sizes(8, 3, 4096)).total
+        values.append(float(loss.detach()))
+        gradients.append(torch.autograd.grad(loss, hidden)[0])
+    error = max(abs(values[1] - values[0]) / max(1.0, abs(values[0])), _relative(gradients[0], gradients[1]))
+    return Check("blocks of rows equal all at once", error < TOLERANCE, f"relative difference {error:.1e}")
 
 
-def _self_teaching(model: Model, lesson: Lesson) -> list[Check]:
-    checks = []
-    for term in _divergences(lesson.objective):
-        batch = lesson.task.collate(model, lesson.train)
-        rows = lesson.task.rows(model, batch)
-        scores = rows.dense()
-        scores.retain_grad()
-        loss = term(rows, rows.detach(), batch.targets.to(scores.device)).total
-        loss.backward()
-        gradient = float(scores.grad.abs().max()) if scores.grad is not None else 0.0
-        name = type(term).__name__
-        value = abs(float(loss.detach()))
-        passed = value < 1e-5 and gradient < 1e-5
-        seen = f"loss {value:.1e}, gradient {gradient:.1e}"
-        checks.append(Check(f"student := teacher gives loss and gradient 0 ({name})", passed, seen))
-    return checks
+def _loss_and_gradient(
+    term: Objective, logits: torch.Tensor, rows: Rows, teacher: Rows | None, targets: torch.Tensor
+) -> tuple[float, torch.Tensor]:
+    leaf = logits.detach().requires_grad_()
+    loss = term(Rows(rows.key, rows.weight, leaf), teacher, targets).total
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return float(loss.detach()), gradient
+
+
+def _other(rows: Rows) -> Rows:
+    """Return a teacher that disagrees: each row says what the next row's student says."""
+    return Rows(rows.key, rows.weight, rows.dense().roll(1, dims=0))
+
+
+def _mean(term: Objective, rows: Rows, targets: torch.Tensor) -> Check:
+    """See that a row of weight 0 adds nothing, also not to what is divided by, and that only ratios of weights count."""
+    name = f"the loss is a mean over row weights ({_name(term)})"
+    teacher = _other(rows)
+    weight = torch.arange(1, len(rows) + 1, device=rows.weight.device) % 3
+    weight = weight.to(rows.weight.dtype)
+    first = term(Rows(rows.key, weight, rows.dense()), teacher, targets).total
+    kept = weight > 0
+    fewer = Rows(rows.key[kept], weight[kept] * 2, rows.dense()[kept])
+    second = term(fewer, teacher.take(kept), targets[kept]).total
+    error = float((first - second).abs() / first.abs().clamp_min(1e-6))
+    return Check(name, error < TOLERANCE, f"relative difference {error:.1e}")
+
+
+def _self_teaching(term: Objective, rows: Rows, targets: torch.Tensor) -> Check:
+    value, gradient = _loss_and_gradient(term, rows.dense(), rows, rows, targets)
+    worst = float(gradient.abs().max())
+    name = f"student := teacher gives loss and gradient 0 ({_name(term)})"
+    return Check(name, abs(value) < 1e-5 and worst < 1e-5, f"loss {abs(value):.1e}, gradient {worst:.1e}")
+
+
+def _temperature(term: Any, rows: Rows) -> Check:
+    """See that the temperature softens, and that T² undoes what it does to the size of the gradient.
+
+    Where all scores are near 0, a divergence is quadratic: its gradient falls with T², and the factor T² brings it back.
+    """
+    plain = type(term)(term.settings.model_copy(update={"temperature": 1.0}))
+    targets = torch.zeros(len(rows), dtype=torch.long, device=rows.weight.device)
+    sharp = rows.dense().double()
+    moved = [_loss_and_gradient(one, sharp, rows, _other(rows), targets)[0] for one in (term, plain)]
+    flat = sharp * (1e-3 / sharp.std().clamp_min(1e-12))
+    soft = Rows(rows.key, rows.weight, flat)
+    norms = [_loss_and_gradient(one, flat, soft, _other(soft), targets)[1].norm() for one in (term, plain)]
+    ratio = float(norms[0] / norms[1].clamp_min(1e-30))
+    changed = abs(moved[0] - moved[1]) > 1e-6 * abs(moved[1])
+    seen = f"gradient of flat scores {ratio:.3f} times that at T = 1, {'' if changed else 'no '}effect on sharp ones"
+    return Check(f"the temperature softens, with its T² ({_name(term)})", changed and 0.9 < ratio < 1.1, seen)
+
+
+def _name(term: Any) -> str:
+    return str(getattr(term, "name", type(term).__name__))
 
 
 def _order(lesson: Lesson) -> Check:
     if lesson.teacher is None:
         raise ValueError("the order check needs a teacher")
-    forward = lesson.teacher.answer(lesson.train)
     back = np.arange(len(lesson.train))[::-1].copy()
-    reversed_rows: Rows = lesson.teacher.answer(lesson.train.take(back))
-    places = torch.from_numpy(back)
-    same = torch.equal(forward.key[places], reversed_rows.key) and torch.equal(
-        forward.dense()[places], reversed_rows.dense()
+    forward, reverse = lesson.teacher.answer(lesson.train), lesson.teacher.answer(lesson.train.take(back))
+    first, second = (rows.take(_by_key(rows)) for rows in (forward, reverse))
+    same = torch.equal(first.key, second.key) and all(
+        torch.allclose(one, other, atol=1e-2) for one, other in zip(_scores(first), _scores(second), strict=True)
     )
     return Check("the record answers alike in any order", same, "keys and scores equal" if same else "they differ")
+
+
+def _by_key(rows: Rows) -> torch.Tensor:
+    by_place = torch.argsort(rows.key[:, 1], stable=True)
+    return by_place[torch.argsort(rows.key[by_place, 0], stable=True)]
+
+
+def _scores(rows: Rows) -> list[torch.Tensor]:
+    """Return the tensors that a teacher's rows consist of."""
+    if rows.top is not None:
+        return [rows.top.ids, rows.top.log_p, *rows.top.rest.values()]
+    if rows.sampled is not None:
+        return [part for sample in rows.sampled.values() for part in (sample.ids, sample.shares, sample.entropy)]
+    return [rows.hidden if rows.hidden is not None else rows.dense()]
 
 
 def _gradient_ratio(model: Model, lesson: Lesson) -> Check:

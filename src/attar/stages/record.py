@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from attar import catalog
 from attar.core.examples import Examples
 from attar.core.nouns import Teacher
 from attar.core.rows import Rows
 from attar.errors import AttarError
-from attar.log import progress
+from attar.log import Meter, progress, say
 from attar.optional import lazy
-from attar.store.files import disk_errors, remove, write_bytes
-from attar.teachers.codecs import FullCodec, fidelity
-from attar.teachers.recorded import RecordedTeacher
+from attar.store.files import disk_errors, read_json, remove, write_json
+from attar.teachers.codecs.base import Codec
+from attar.teachers.codecs.fidelity import Fidelity, added, compare, difference, stated
+from attar.teachers.codecs.full import FullCodec
+from attar.teachers.codecs.shard import Shard, frame, ordered, write
+from attar.teachers.recorded import INDEX, RecordedTeacher, write_index
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +32,11 @@ else:
 SHARD = 64
 """Examples a shard holds: what a kill can cost."""
 PROBE = 8
-"""Examples answered again at the end, to see that record and live teacher agree."""
+"""Examples answered again at the end, to see that record and live teacher agree; a codec is fitted on as many."""
+PROBE_ROWS = 64
+"""Most of their rows that are compared."""
+AGREE = 0.1
+"""Most difference of a probability between record and live teacher."""
 
 
 @dataclass(frozen=True)
@@ -44,68 +52,159 @@ class Known:
     scores: np.ndarray
 
 
+@dataclass(frozen=True)
+class RecordSettings:
+    """Say how a record is written.
+
+    Args:
+        codec: turns rows into bytes.
+        seed: of what the codec draws (`attar.seeds.derive`).
+        shard: examples a shard holds.
+    """
+
+    codec: Codec = field(default_factory=lambda: FullCodec(FullCodec.Settings()))
+    seed: int = 0
+    shard: int = SHARD
+
+
 def record(
-    teacher: Teacher, splits: Mapping[str, Examples], work: Path, content: Path, known: Known | None = None
+    teacher: Teacher,
+    splits: Mapping[str, Examples],
+    work: Path,
+    content: Path,
+    known: Known | None = None,
+    settings: RecordSettings | None = None,
 ) -> dict[str, Any]:
     """Record a teacher on all splits.
 
     Args:
-        teacher: is asked once for each example.
+        teacher: is asked once for each example; it may answer with any number of rows an example, lazily given.
         splits: name -> examples.
         work: folder where finished shards wait for the rest; a continued run begins after the last of them.
         content: folder that the finished record is copied to.
-        known: answers given before.
+        known: answers given before, one row an example.
+        settings: codec, seed and size of shards; None keeps every choice.
 
     Returns:
-        Facts for the artifact's card: rows, calls, bytes a row and fidelity.
+        Facts for the artifact's card: rows, examples, calls, codec and fidelity.
 
     Raises:
-        AttarError: record and live teacher disagree.
+        AttarError: there is no example, the teacher gives no scores, or record and live teacher disagree.
     """
-    shards, exact = work / "shards", work / "exact"
+    shards = work / "shards"
     with disk_errors(shards):
         shards.mkdir(parents=True, exist_ok=True)
-        exact.mkdir(parents=True, exist_ok=True)
+    _refuse(teacher, splits)
+    writer = _Writer(teacher, _fitted(settings or RecordSettings(), teacher, splits, work), known)
     total = sum(len(examples) for examples in splits.values())
     with progress("recording the teacher", total) as bar:
         for name, examples in splits.items():
-            for path, part in _shards(examples, shards, name):
-                if not path.exists():
-                    rows, asked = _answer(teacher, part, known)
-                    _keep_exact(exact / path.name, rows, asked)
-                    FullCodec().write(rows, path)
-                bar.advance(len(part), name)
-    calls, scores = _exact(exact)
-    checks = _same(teacher, splits, shards)
+            for path, part in _shards(examples, shards, name, writer.settings.shard):
+                writer.finish(path, part, name, bar)
+    write_index(shards, writer.settings.codec)
+    checks = [_same(teacher, splits, shards)]
     remove(content)
-    shutil.copytree(shards, content)  # the shards stay in the work folder until the record is in the store
-    lost = fidelity(scores).to_json()
-    return {"rows": total, "calls": calls, "codec": FullCodec.name, "preflight": checks, "fidelity": lost}
+    # the shards stay in the work folder until the record is in the store; names with a dot are halves that a kill left
+    shutil.copytree(shards, content, ignore=shutil.ignore_patterns(".*"))
+    return {**_facts(shards, writer.settings.codec), "examples": total, "preflight": checks}
 
 
-def _keep_exact(path: Path, rows: Rows, asked: int) -> None:
-    """Keep what the teacher said, uncoded, until the record is whole: a continued run states the same fidelity."""
-    from safetensors.torch import save
-
-    write_bytes(path, save({"scores": rows.dense().float().contiguous(), "asked": torch.tensor(asked)}))
-
-
-def _exact(folder: Path) -> tuple[int, torch.Tensor]:
-    """Return how often the teacher was asked, and its uncoded scores ``(rows, choices)``."""
-    from safetensors.torch import load_file
-
-    parts = [load_file(path) for path in sorted(folder.glob("*.safetensors"))]
-    return sum(int(part["asked"]) for part in parts), torch.cat([part["scores"] for part in parts])
+def _refuse(teacher: Teacher, splits: Mapping[str, Examples]) -> None:
+    if not any(len(examples) for examples in splits.values()):
+        raise AttarError("There is no example to record the teacher on. Give data.")
+    if "logits" not in teacher.gives:
+        given = ", ".join(sorted(teacher.gives)) or "nothing"
+        raise AttarError(
+            f"A record is made of scores of every choice; this teacher gives {given}. Record the model behind it, or "
+            "learn from the texts that it writes."
+        )
 
 
-def _shards(examples: Examples, folder: Path, name: str) -> list[tuple[Path, Examples]]:
+@dataclass
+class _Writer:
+    """Write shard after shard, and count their rows."""
+
+    teacher: Teacher
+    settings: RecordSettings
+    known: Known | None
+    rows: int = 0
+
+    def finish(self, path: Path, examples: Examples, split: str, bar: Meter) -> None:
+        """Answer and write a shard that is not there yet."""
+        self.rows += self._write(path, examples) if not path.exists() else int(Shard(path).facts["rows"])
+        bar.advance(len(examples), split if self.rows == len(examples) else f"{split}, {self.rows:,} rows")
+
+    def _write(self, path: Path, examples: Examples) -> int:
+        codec = self.settings.codec
+        answered, asked = _answer(self.teacher, examples, self.known)
+        rows, counts = ordered(answered, examples.keys)
+        columns = codec.encode(rows, self.settings.seed)
+        facts = {
+            "rows": len(rows),
+            "asked": asked,
+            "choices": rows.choices,
+            "bytes": sum(column.nbytes for column in columns.values()),
+            "fidelity": compare(codec, rows, columns) if len(rows) else {},
+        }
+        write(path, {**frame(rows, examples.keys, counts), **columns}, facts)
+        return len(rows)
+
+
+def _facts(shards: Path, codec: Codec) -> dict[str, Any]:
+    """Return what the shards say of themselves, together, and say it."""
+    parts = [Shard(path).facts for path in sorted(shards.glob("*.safetensors")) if path.name != INDEX]
+    rows = sum(part["rows"] for part in parts)
+    if rows == 0:
+        raise AttarError("The teacher gave no row for any example: there is nothing to learn from. Check the data.")
+    lost = stated(added(part["fidelity"] for part in parts), sum(part["bytes"] for part in parts) / rows)
+    say(describe(codec, rows, lost))
+    calls = sum(part["asked"] for part in parts)
+    return {"rows": rows, "calls": calls, "codec": codec.name, "fidelity": lost.to_json()}
+
+
+def describe(codec: Codec, rows: int, lost: Fidelity) -> str:
+    """Return one line for people: what the record takes and what it lost."""
+    own = {"1": {"kl": lost.kl, "gradient_error": lost.gradient_error}}
+    parts = []
+    for temperature, figures in (lost.by_temperature or own).items():
+        kl = figures.get("kl")
+        words = [f"gradient error {figures['gradient_error']:.2g}"]
+        words += [] if kl is None else [f"KL {kl:.2g}"]
+        words += [f"bias {figures['bias_z']:+.1f} standard errors"] if "bias_z" in figures else []
+        parts.append(f"at temperature {temperature}: {', '.join(words)}")
+    return f"  record: {rows:,} rows, {codec.name}, {lost.bytes_per_row:.4g} bytes a row; {'; '.join(parts)}"
+
+
+def _fitted(settings: RecordSettings, teacher: Teacher, splits: Mapping[str, Examples], work: Path) -> RecordSettings:
+    """Return the settings with a codec whose choices are made: once, so that a continued run makes the same."""
+    path, codec = work / "codec.json", settings.codec
+    if getattr(codec.settings, "target", None) is None:
+        return settings
+    if not path.is_file():
+        probe, _ = ordered(teacher.answer(_probe(splits)), _probe(splits).keys)
+        chosen = codec.fitted(probe.take(_evenly(len(probe))))
+        write_json(path, chosen.settings.model_dump(mode="json"))
+    kind = catalog.entry("codec", codec.name)
+    return RecordSettings(kind(kind.Settings(**read_json(path))), settings.seed, settings.shard)
+
+
+def _evenly(count: int, most: int = PROBE_ROWS) -> torch.Tensor:
+    return torch.linspace(0, max(count - 1, 0), min(count, most)).round().long()
+
+
+def _probe(splits: Mapping[str, Examples]) -> Examples:
+    examples = max(splits.values(), key=len)
+    return examples.take(_evenly(len(examples), PROBE).numpy())
+
+
+def _shards(examples: Examples, folder: Path, name: str, size: int = SHARD) -> Iterator[tuple[Path, Examples]]:
     """Cut a split into shards of texts of like length, so that a batch has little padding."""
     sizes = np.array([len(one) for one in examples.inputs])
+    if examples.targets is not None:
+        sizes = sizes + np.array([len(one) for one in examples.targets])
     order = np.argsort(sizes, kind="stable")
-    return [
-        (folder / f"{name}-{first // SHARD:06d}.safetensors", examples.take(order[first : first + SHARD]))
-        for first in range(0, len(order), SHARD)
-    ]
+    for first in range(0, len(order), size):
+        yield folder / f"{name}-{first // size:06d}.safetensors", examples.take(order[first : first + size])
 
 
 def _answer(teacher: Teacher, examples: Examples, known: Known | None) -> tuple[Rows, int]:
@@ -123,22 +222,23 @@ def _answer(teacher: Teacher, examples: Examples, known: Known | None) -> tuple[
     return Rows(key, torch.ones(len(examples)), scores), len(asked)
 
 
-def _same(teacher: Teacher, splits: Mapping[str, Examples], shards: Path) -> Sequence[dict[str, Any]]:
+def _same(teacher: Teacher, splits: Mapping[str, Examples], shards: Path) -> dict[str, Any]:
     """Ask the live teacher a few examples again and compare with the record."""
-    examples = max(splits.values(), key=len)
-    probe = examples.take(np.linspace(0, len(examples) - 1, min(PROBE, len(examples))).astype(int))
-    live = torch.log_softmax(teacher.answer(probe).dense().float(), dim=-1)
-    kept = RecordedTeacher(shards, "").answer(probe).dense()
-    worst = float((live.exp() - kept.exp()).abs().max())
-    # bfloat16 answers move with the shape of the batch they stand in; probabilities by up to a few hundredths
-    check = {
-        "name": "live and recorded teacher agree",
-        "passed": worst < 0.1,
-        "value": f"largest difference of a probability {worst:.4f}",
-    }
-    if worst >= 0.1:
+    probe = _probe(splits)
+    live, _ = ordered(teacher.answer(probe), probe.keys)
+    kept = RecordedTeacher(shards, "").answer(probe)
+    if not torch.equal(live.key.cpu(), kept.key):
         raise AttarError(
-            f"The live teacher and its record differ by {worst:.3f} in a probability; they must agree to 0.1. Remove "
-            f"the folder {shards.parent} and run again."
+            f"The live teacher gives {len(live)} rows where its record has {len(kept)}; they must agree. Remove the "
+            f"folder {shards.parent} and run again."
         )
-    return [check]
+    places = _evenly(len(kept))
+    # bfloat16 answers move with the shape of the batch they stand in; probabilities by up to a few hundredths
+    worst = difference(live.take(places), kept.take(places))
+    if worst >= AGREE:
+        raise AttarError(
+            f"The live teacher and its record differ by {worst:.3f} in a probability; they must agree to {AGREE}. "
+            f"Remove the folder {shards.parent} and run again."
+        )
+    seen = f"largest difference of a probability {worst:.4f}"
+    return {"name": "live and recorded teacher agree", "passed": True, "value": seen}

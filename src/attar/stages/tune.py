@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from attar.core.examples import UNKNOWN, Examples
-from attar.core.prompt import TextPrompt
+from attar.core.prompt import TextPrompt, encode
 from attar.errors import AttarError
 from attar.log import progress
 from attar.meters.statistics import bootstrap_mean
 from attar.prompts.bank import PromptSettings, bank_prompts, own_prompt, word_variants
-from attar.prompts.scoring import LabelWordScorer, distinct, encode
+from attar.prompts.scoring import LabelWordScorer, distinct
 from attar.prompts.search.bank import BankSearch, Reading
 from attar.seeds import derive
 from attar.store.files import read_json, write_json

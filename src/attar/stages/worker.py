@@ -82,6 +82,24 @@ class StudentRunner:
         return int(self._task.length(self._model, _examples([one]))[0])
 
 
+class EnsembleRunner:
+    """Run the members of an ensemble one after the other, and take the mean of their probabilities."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        self._members = [StudentRunner({**spec, "folder": folder}) for folder in spec["folders"]]
+        self.precision, self.runtime = self._members[0].precision, self._members[0].runtime
+
+    def scores(self, inputs: Any) -> np.ndarray:
+        """Return log-probabilities ``(examples, labels)``, one example at a time."""
+        said = np.stack([member.scores(inputs) for member in self._members])
+        shares = np.exp(said - said.max(axis=-1, keepdims=True))
+        return np.asarray(np.log((shares / shares.sum(axis=-1, keepdims=True)).mean(axis=0).clip(1e-30)))
+
+    def length(self, one: Any) -> int:
+        """Return the tokens of one text."""
+        return self._members[0].length(one)
+
+
 class PromptRunner:
     """Run a language model with its prompt."""
 
@@ -90,11 +108,11 @@ class PromptRunner:
 
         from attar.core.prompt import TextPrompt
         from attar.prompts.scoring import LabelWordScorer
-        from attar.stages.assets import language_model
+        from attar.students.causal import language_model
 
         torch.set_num_threads(spec["threads"])
         dtype = getattr(torch, spec["precision"])
-        model, tokenizer = language_model(Path(spec["folder"]), dtype, torch.device("cpu"))
+        model, tokenizer = language_model(Path(spec["folder"]), dtype)
         self._prompt = TextPrompt.from_json(spec["prompt"])
         self._scorer = LabelWordScorer(model, tokenizer, spec["max_tokens"])
         self._scorer.score(self._prompt, ["one", "another"])  # leaves the prompt's keys and values in the scorer
@@ -106,15 +124,43 @@ class PromptRunner:
 
     def length(self, one: Any) -> int:
         """Return the tokens of prompt and text."""
-        from attar.prompts.scoring import encode
+        from attar.core.prompt import encode
 
         return len(encode(self._scorer.tokenizer, self._prompt, one))
+
+
+class WriterRunner:
+    """Run a language model that writes, one text at a time."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        import torch
+
+        from attar.students import folder as students
+
+        torch.set_num_threads(spec["threads"])
+        self._model = students.load(Path(spec["folder"]))
+        self._model.module.to(getattr(torch, spec["precision"]))
+        self.precision, self.runtime = spec["precision"], f"torch {torch.__version__}"
+
+    def scores(self, inputs: Any) -> np.ndarray:
+        """Write a completion of each text; return how many characters it has ``(texts, 1)``."""
+        from attar.tasks.writing import write
+
+        return np.array([[len(write(self._model, [one])[0][0])] for one in inputs], np.float32)
+
+    def length(self, one: Any) -> int:
+        """Return the tokens of prompt and text."""
+        from attar.tasks.text_generation import prompt_tokens
+
+        return len(prompt_tokens(self._model, one))
 
 
 RUNNERS: dict[str, Callable[[dict[str, Any]], Runner]] = {
     "bundle": BundleRunner,
     "student": StudentRunner,
+    "ensemble": EnsembleRunner,
     "prompt": PromptRunner,
+    "writer": WriterRunner,
 }
 
 

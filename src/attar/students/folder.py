@@ -30,7 +30,10 @@ def kind_of(settings: ModelSettings) -> str:
 
 def make(settings: ModelSettings, weights: Path | None, labels: Sequence[str], shape: Sequence[int]) -> Model:
     """Return a new model; see `attar.core.nouns.StudentKind.make`."""
-    model: Model = catalog.entry("student", kind_of(settings))().make(settings, weights, labels, shape)
+    kind = kind_of(settings)
+    if kind == "transformers" and not labels and not shape:  # a model of texts that chooses no label writes
+        kind = "causal"
+    model: Model = catalog.entry("student", kind)().make(settings, weights, labels, shape)
     return model
 
 

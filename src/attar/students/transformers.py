@@ -29,8 +29,9 @@ class TransformersStudent:
         if weights is None:
             raise AttarError("A transformers model needs `model`: where its weights are.")
         module = _load(weights, settings, labels, image=bool(shape))
-        if settings.layers is not None:
-            keep_layers(module, settings.layers)
+        wanted = settings.fixed_layers
+        if wanted is not None:
+            keep_layers(module, wanted)
         facts: dict[str, Any] = {"labels": list(labels), "shape": list(shape)}
         if shape:
             return Model(module, "transformers", None, {**facts, "mean": 0.5, "std": 0.5})

@@ -27,6 +27,8 @@ class ImageClassification:
 
     name: ClassVar[str] = "image-classification"
     metric: ClassVar[str] = "accuracy"
+    default_export: ClassVar[str] = "onnx"
+    chooses_by: ClassVar[str] = "accuracy"
     input_kind: ClassVar[str] = "image"
     default_compression: ClassVar[tuple[str, ...]] = ("static_int8",)
 

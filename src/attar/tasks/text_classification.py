@@ -28,6 +28,8 @@ class TextClassification:
 
     name: ClassVar[str] = "text-classification"
     metric: ClassVar[str] = "accuracy"
+    default_export: ClassVar[str] = "onnx"
+    chooses_by: ClassVar[str] = "accuracy"
     input_kind: ClassVar[str] = "text"
     default_compression: ClassVar[tuple[str, ...]] = ("vocabulary", "dynamic_int8")
 

@@ -1,0 +1,237 @@
+"""Do what is special to tasks that write: the bundle, and the figures of quality."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attar.core.examples import Examples
+from attar.core.nouns import Model
+from attar.errors import AttarError
+from attar.meters import flops, statistics, text
+from attar.pipeline.names import of_kind
+from attar.pipeline.quality import Run, median_example, own_bytes, title_of
+from attar.seeds import derive
+from attar.stages import assets
+from attar.stages.device import choose_precision
+from attar.stages.measure import Contender, measure_files
+from attar.students import folder as students
+from attar.tasks.writing import write
+from attar.teachers.language_model import LanguageModelTeacher
+
+
+@dataclass(frozen=True)
+class Written:
+    """Hold what a model did with the test split.
+
+    Args:
+        texts: what it wrote greedily.
+        rouge: ``(examples,)`` ROUGE-L of each.
+        exact: ``(examples,)`` 1 where it wrote the gold words.
+        nll: ``(examples,)`` summed negative log-likelihood of the gold tokens, in nats.
+        tokens: ``(examples,)`` gold tokens, the end included.
+        speed: tokens written a second, many texts at once, prompts included.
+    """
+
+    texts: list[str]
+    rouge: np.ndarray
+    exact: np.ndarray
+    nll: np.ndarray
+    tokens: np.ndarray
+    speed: float
+
+
+def read_and_write(model: Model, task: Any, test: Examples, precision: Any) -> Written:
+    """Let a model write the test split's texts, and read how likely it holds the gold ones."""
+    gold = list(test.targets or ())
+    model.module.to(precision)
+    begin = time.perf_counter()
+    texts = [written[0] for written in write(model, [str(one) for one in test.inputs])]
+    seconds = time.perf_counter() - begin
+    count = sum(len(model.processor(one, add_special_tokens=False).input_ids) + 1 for one in texts)
+    nll, tokens = likelihood(LanguageModelTeacher(model, task, ""), test)
+    rouge = np.array([text.rouge_l(one, other) for one, other in zip(texts, gold, strict=True)])
+    exact = np.array([text.exact_match(one, other) for one, other in zip(texts, gold, strict=True)], np.float64)
+    return Written(texts, rouge, exact, nll, tokens, count / seconds)
+
+
+def likelihood(reader: LanguageModelTeacher, test: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """Return summed negative log-likelihood and number of tokens of each example's target."""
+    import torch
+
+    rows, batch = reader.answer(test), reader.task.collate(reader.model, test)
+    targets, owner = batch.targets, batch.inputs["example"].numpy()
+    losses = torch.cat(
+        [
+            torch.nn.functional.cross_entropy(rows.take(part).dense().float(), targets[part], reduction="none")
+            for part in rows.slices(256)
+        ]
+    ).numpy()
+    nll = np.bincount(owner, losses.astype(np.float64), len(test))
+    return nll, np.bincount(owner, minlength=len(test)).astype(np.float64)
+
+
+def measure_all(run: Run) -> dict[str, Any]:
+    """Measure every model of a run that writes.
+
+    Returns:
+        ``models``, ``verdict``, ``checks``, ``own_prompt`` and ``samples`` as `summary.json` shows them.
+
+    Raises:
+        AttarError: the test split has examples without a target text, or the bundle writes otherwise than the student.
+    """
+    if run.test.targets is None or "" in run.test.targets:
+        raise AttarError(
+            "The test split has examples without a target text; quality is measured on it. Name data.target."
+        )
+    assistants = tuple((name, name) for name in of_kind("assistant", run.inputs))
+    stages = (*STAGES[:1], *assistants, *STAGES[1:])
+    folders = {name: run.inputs[stage].folder for name, stage in stages if stage in run.inputs}
+    contenders = [
+        Contender(name, "writer", folders[name], {"precision": precision_of(run, name)})
+        for name in ("teacher", "student", "exported")
+    ]
+    measure = run.recipe.measure
+    files = measure_files(contenders, run.recipe.task, run.test, measure.texts, measure.warmup, run.recipe.seed)
+    task = assets.task(run.recipe.task)
+    written: dict[str, Written] = {}
+    models = []
+    for name, folder in folders.items():
+        model = students.load(folder)
+        size = _size(run, model, folder)
+        written[name] = read_and_write(model, task, run.test, _dtype(precision_of(run, name)))
+        models.append(_row(run, name, written, size, files))
+    return {
+        "models": models,
+        "verdict": _verdict(run, written),
+        "checks": _checks(run, written),
+        "own_prompt": None,
+        "samples": _samples(run, written),
+    }
+
+
+STAGES = (("teacher", "teacher"), ("control", "control"), ("student", "student"), ("exported", "export"))
+SAMPLES = 8
+"""Test texts whose completions the summary shows."""
+
+
+def precision_of(run: Run, name: str) -> str:
+    """Return the precision a model is measured in: what the recipe's ``auto`` means on this machine, for all alike."""
+    import torch
+
+    wanted = run.recipe.teacher.precision
+    return str(choose_precision(wanted, torch.device("cpu"))).removeprefix("torch.")
+
+
+def _dtype(precision: str) -> Any:
+    import torch
+
+    return getattr(torch, precision)
+
+
+def _size(run: Run, model: Model, folder: Path) -> dict[str, Any]:
+    task = assets.task(run.recipe.task)
+    example = median_example(run)
+    batch = task.collate(model, example)
+    head = 2 * model.module.get_output_embeddings().weight.numel() * len(batch.targets)  # type: ignore[operator]
+    return {
+        "parameters": flops.count_parameters(model.module),
+        "flops": flops.count_flops(lambda: task.rows(model, batch)) + head,
+        "bytes": own_bytes(folder),
+    }
+
+
+def _row(
+    run: Run, name: str, written: Mapping[str, Written], size: Mapping[str, Any], files: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
+    own = written[name]
+    timed = dict(files.get(name, {}))
+    if name == "control":  # the student's network: timed once, with the student
+        timed = {**files["student"], "same_network_as": "student"}
+        timed.pop("peak_rss_bytes")
+    for key in ("scores", "load_seconds"):
+        timed.pop(key, None)
+    teacher = written["teacher"].texts
+    loss = statistics.bootstrap_ratio(
+        own.nll, own.tokens, derive(run.recipe.seed, "bootstrap", "perplexity"), run.recipe.measure.resamples
+    )
+    return {
+        "name": name,
+        "title": title_of(run, name),
+        "quality": run.interval(own.rouge, "quality").to_json(),
+        "perplexity": {**loss.exponent().to_json(), "tokens": int(own.tokens.sum())},
+        "exact_match": run.interval(own.exact, "exact").to_json(),
+        "agreement": round(float(np.mean([a == b for a, b in zip(own.texts, teacher, strict=True)])), 6),
+        "tokens_per_second": round(own.speed, 2),
+        **size,
+        **timed,
+    }
+
+
+def _verdict(run: Run, written: Mapping[str, Written]) -> dict[str, Any]:
+    if "control" not in written:
+        return {"claim": "student over control", "result": "INCONCLUSIVE", "why": "the recipe trains no control"}
+    student, control = written["student"], written["control"]
+    difference = run.interval(student.rouge - control.rouge, "verdict")
+    method = (
+        f"paired bootstrap over {difference.n} test examples, {run.recipe.measure.resamples} resamples, 95 % interval"
+    )
+    figures = difference.to_json()
+    return {
+        "claim": "student over control",
+        "metric": "rouge_l",
+        "result": statistics.verdict(difference),
+        "difference": figures["value"],
+        "low": figures["low"],
+        "high": figures["high"],
+        "n": figures["n"],
+        "method": method,
+        "perplexity": _loss_verdict(run, student, control),
+        "gap_recovered": {
+            "rouge_l": _recovered(*(float(written[name].rouge.mean()) for name in ("teacher", "control", "student"))),
+            "log_perplexity": _recovered(*(_loss(written[name]) for name in ("teacher", "control", "student"))),
+        },
+    }
+
+
+def _loss(own: Written) -> float:
+    return float(own.nll.sum() / own.tokens.sum())
+
+
+def _loss_verdict(run: Run, student: Written, control: Written) -> dict[str, Any]:
+    """Judge the mean log-likelihood of a gold token: how much better the student's is, in nats."""
+    seed = derive(run.recipe.seed, "bootstrap", "loss")
+    gain = statistics.bootstrap_ratio(control.nll - student.nll, student.tokens, seed, run.recipe.measure.resamples)
+    return {"result": statistics.verdict(gain), "unit": "nats a token", **gain.to_json()}
+
+
+def _recovered(teacher: float, control: float, student: float) -> float | None:
+    """Return the share of the way from control to teacher; None where the two are alike."""
+    gap = teacher - control
+    return None if abs(gap) < 1e-9 else round((student - control) / gap, 4)
+
+
+def _checks(run: Run, written: Mapping[str, Written]) -> list[dict[str, Any]]:
+    least = run.recipe.measure.agreement
+    ours, theirs = written["exported"].texts, written["student"].texts
+    agreed = float(np.mean([a == b for a, b in zip(ours, theirs, strict=True)]))
+    if agreed < least:
+        raise AttarError(
+            f"The bundle writes what the student writes for {agreed:.1%} of the test texts; the rule is {least:.1%} "
+            "(measure.agreement). Lower the rule if you accept the loss."
+        )
+    name = "the bundle writes what the PyTorch student writes"
+    return [{"name": name, "value": agreed, "rule": f">= {least}", "passed": True}]
+
+
+def _samples(run: Run, written: Mapping[str, Written]) -> list[dict[str, str]]:
+    gold = list(run.test.targets or ())
+    return [
+        {"input": str(run.test.inputs[i]), "gold": gold[i], **{name: own.texts[i] for name, own in written.items()}}
+        for i in range(min(SAMPLES, len(run.test)))
+    ]

@@ -81,3 +81,20 @@ def test_counts_that_differ_are_refused() -> None:
         _pairs(2).with_targets(["a", "b", "c"], np.arange(3))
     with pytest.raises(ValueError, match="1 examples, 2 targets"):
         Examples(np.array([1]), ["a"], np.array([UNKNOWN]), ["a", "b"])
+
+
+def test_marks_of_own_texts_go_with_their_examples() -> None:
+    some = _pairs(3)
+    marked = Examples(some.keys, some.inputs, some.labels, some.targets, np.array([True, False, True]))
+    taken = marked.take(np.array([2, 1]))
+    assert taken.own is not None
+    assert taken.own.tolist() == [True, False]
+    assert some.take(np.array([0])).own is None
+    assert marked.without_labels().own is None
+    assert marked.with_targets(["a", "b", "c"]).own is None
+
+
+def test_marks_are_one_an_example() -> None:
+    some = _pairs(3)
+    with pytest.raises(ValueError, match="one mark each: 3 examples, 2 marks"):
+        Examples(some.keys, some.inputs, some.labels, some.targets, np.array([True, False]))

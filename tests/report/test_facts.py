@@ -61,3 +61,9 @@ def test_verdict(full: dict[str, Any], minimal: dict[str, Any]) -> None:
     assert "the teacher's hard labels" in verdict_meaning(full)
     assert verdict_line(minimal) == "No verdict: nothing was compared."
     assert verdict_meaning(minimal) == ""
+
+
+def test_assistants_stand_between_teacher_and_control() -> None:
+    names = ("exported", "student", "another", "control", "assistant", "assistant_2", "teacher")
+    found = [model.name for model in facts.models({"models": [{"name": name} for name in names]})]
+    assert found == ["teacher", "assistant", "assistant_2", "control", "student", "exported", "another"]

@@ -37,13 +37,22 @@ def test_seconds_never_show_sixty(value: float, said: str) -> None:
 def test_interval_and_points() -> None:
     assert formats.interval_text(0.868, 0.846, 0.888) == "86.8 % [84.6, 88.8]"
     assert formats.interval_text(0.868, None, 0.888) == "86.8 %"
-    assert formats.interval_text(12.345, 11.0, 14.5, "perplexity") == "12.3 [11, 14.5]"
+    assert formats.interval_text(12.345, 11.0, 14.5, "perplexity") == "12.3 [11.0, 14.5]"
     assert formats.points_text(-0.02, -0.04, 0.001) == "−2.0 points [−4.0, 0.1]"
     assert formats.points_text(0.02, 0.0, 0.04) == "+2.0 points [0.0, 4.0]"
 
 
 def test_an_end_beside_zero_does_not_become_zero() -> None:
     assert formats.points_text(0.02, 0.0002, 0.04) == "+2.00 points [0.02, 4.00]"
+    assert formats.points_text(0.5, 0.0004, 1.0, "perplexity") == "+0.5000 [0.0004, 1.0000]"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(38256.3, "38,256"), (999.7, "1,000"), (999.4, "999"), (0.00012, "0.00012"), (-1234.5, "−1,234")],
+)
+def test_numbers_are_not_written_in_powers_of_ten(value: float, said: str) -> None:
+    assert formats.number_text(value) == said
 
 
 @pytest.mark.parametrize(

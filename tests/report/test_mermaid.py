@@ -73,6 +73,16 @@ def test_boxes_do_not_overlap_and_arrows_point_right(full: dict[str, Any]) -> No
     assert all(boxes[edge.first].x + boxes[edge.first].width < boxes[edge.last].x for edge in chart.edges)
 
 
+def test_a_title_of_two_lines_is_a_title_in_both() -> None:
+    svg = mermaid_svg(pipeline_mermaid([{"stage": "a", "title": "Train the control without the teacher", "note": "b"}]))
+    found = [(text.get("class"), text.text) for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+    assert found == [
+        ("fc-title", "Train the control without"),
+        ("fc-title", "the teacher"),
+        ("fc-note", "b"),
+    ]
+
+
 def test_chains_labels_and_comments_are_read() -> None:
     chart = parse('graph LR\n%% a comment\na["x"] -->|"then"| b --> c[z]')
     assert chart.edges == [Edge("a", "b", "then"), Edge("b", "c")]

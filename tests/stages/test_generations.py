@@ -62,7 +62,7 @@ def test_the_samples_nearest_to_gold_are_kept(
     assert taught.inputs == [texts[0], texts[0], texts[1], texts[1]]
     first, second = (int(key) for key in two.keys)
     assert taught.keys.tolist() == [first, derive(first, "text", 1), second, derive(second, "text", 1)]
-    # ROUGE-L by hand: "a jacket" 2*2/5, "the zip" 2*2/5; kept (1 + 0.8)/2 and (0.8 + 0)/2, all (0 + 1 + 0.8)/3 and 0.8/2
+    # by hand: "a jacket" and "the zip" 2 * 2 / 5; kept (1 + 0.8) / 2 and (0.8 + 0) / 2, all 1.8 / 3 and 0.8 / 2
     assert facts["score"] == {"name": "rouge_l", "kept": 0.65, "all": 0.5}
     assert (facts["texts"], facts["rejected"], facts["distinct"]) == (4, 4, 1.0)
 
@@ -77,7 +77,9 @@ def test_without_gold_the_likeliest_samples_are_kept(
         model, [str(three.inputs[i]) for i in order], WritingSettings(how="sample", samples=4), derive(5, "texts", 0)
     )
     best = {
-        int(place): max((text for text in some if text), key=lambda text: _plain_log_p(model, str(three.inputs[place]), text))
+        int(place): max(
+            (text for text in some if text), key=lambda text: _plain_log_p(model, str(three.inputs[place]), text)
+        )
         for place, some in zip(order, samples, strict=True)
     }
     assert list(taught.targets or ()) == [best[place] for place in range(3)]
@@ -183,6 +185,8 @@ def test_more_samples_come_nearer_to_gold(writer: Callable[..., Model], pairs: E
         settings = TextSettings(use="teacher", how="sample", samples=samples)
         taught, _ = generations(model, pairs, settings, 0, tmp_path / str(samples))
         gold = dict(zip(pairs.keys.tolist(), pairs.targets or (), strict=True))
-        scores = [rouge_l(text, gold[key]) for key, text in zip(taught.keys.tolist(), taught.targets or (), strict=True)]
+        scores = [
+            rouge_l(text, gold[key]) for key, text in zip(taught.keys.tolist(), taught.targets or (), strict=True)
+        ]
         means.append(np.mean(scores))
     assert means[0] < means[1]

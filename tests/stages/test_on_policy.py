@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -277,6 +278,24 @@ def test_a_lost_buffer_would_show(
     monkeypatch.setattr(OnPolicy, "restore", lambda self, state: None)
     _, theirs = _run(writer, pairs, tmp_path / "b")
     assert not all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_processes_draw_the_same_and_share_it_out(
+    writer: Callable[..., Model], pairs: Examples, tmp_path: Path
+) -> None:
+    found = []
+    for place, processes in ((0, 1), (0, 2), (1, 2)):
+        lesson = Lesson(TASK, pairs, pairs, HARD, draw=_policy(share=0.6, fresh=0.5))
+        settings = TrainSettings(batch_size=8, precision="float32")
+        trainer = Trainer(writer(), lesson, settings, 7, tmp_path / f"{place}-{processes}", "cpu")
+        trainer.accelerator = SimpleNamespace(device=torch.device("cpu"), process_index=place, num_processes=processes)
+        steps = [_parts(trainer._examples(step)) for step in range(3)]
+        found.append((steps, trainer.lesson.draw.state()))  # type: ignore[union-attr]
+    (whole, kept), (first, kept_first), (second, kept_second) = found
+    assert kept == kept_first == kept_second
+    for step in range(3):
+        assert tuple(part[::2] for part in whole[step]) == first[step]
+        assert tuple(part[1::2] for part in whole[step]) == second[step]
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -122,7 +122,7 @@ def test_tokens_of_a_vocabulary_are_refused_with_what_to_do() -> None:
             key = torch.stack([keys, torch.zeros_like(keys)], dim=1)
             return Rows(key, torch.ones(3), hidden=torch.zeros(3, 2), head=Head(torch.zeros(5, 2)))
 
-    with pytest.raises(AttarError, match="teacher.members: 1"):
+    with pytest.raises(AttarError, match=r"teacher\.members: 1"):
         EnsembleTeacher([Writes({}), Writes({})]).answer(EXAMPLES)
 
 
@@ -144,7 +144,7 @@ def test_members_of_other_rows_are_a_fault() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(members: Any, how: Any, weights: Any) -> None:
-    with pytest.raises(ValueError, match="ensemble|weights"):
+    with pytest.raises(ValueError, match=r"ensemble|weights"):
         EnsembleTeacher(members, how, weights)
 
 

@@ -1,10 +1,11 @@
-"""``attar predict``: answers from the exported bundle, without PyTorch."""
+"""``attar predict``: answers from the exported bundle; PyTorch is imported for models that write alone."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,13 +26,30 @@ def predict(
     threads: Annotated[int, typer.Option(min=0, help="Threads of the runtime; 0 leaves the choice to it.")] = 0,
 ) -> None:
     """Answer texts or images from the exported bundle; one JSON line each on stdout."""
-    from attar.exporters.bundle import CARD, Bundle
+    from attar.exporters.bundle import CARD, Bundle, read_card
     from attar.store.runs import find_run
 
-    folder = Path(run)
-    bundle = Bundle(folder if (folder / CARD).is_file() else find_run(run) / "bundle", threads)
+    given = Path(run)
+    folder = given if (given / CARD).is_file() else find_run(run) / "bundle"
+    writes = read_card(folder)["input"]["kind"] == "prompt"
+    answer = _writer(folder, threads) if writes else partial(_answer, Bundle(folder, threads))
     for one in _given(inputs, file):
-        print(json.dumps({"input": one, **_answer(bundle, one)}, ensure_ascii=False), flush=True)
+        print(json.dumps({"input": one, **answer(one)}, ensure_ascii=False), flush=True)
+
+
+def _writer(folder: Path, threads: int) -> Callable[[str], dict[str, Any]]:
+    """Return what lets a bundle's language model write, one text at a time, greedily."""
+    import torch
+
+    from attar.exporters.bundle import check_files, read_card
+    from attar.students import folder as students
+    from attar.tasks.writing import write
+
+    check_files(folder, read_card(folder))
+    if threads:
+        torch.set_num_threads(threads)
+    model = students.load(folder)
+    return lambda one: {"text": write(model, [one])[0][0]}
 
 
 def _answer(bundle: Bundle, one: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     from attar.report.advice import advise
     from attar.report.tables import models_table, prompts_table, verdict_line
     from attar.report.words import headline
+    from attar.report.writing import gap_lines, perplexity_line, spent_line
     from attar.store.runs import load_summary
 
     folder, summary = load_summary(run)
@@ -23,7 +24,11 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     if summary.get("prompt"):
         out.print(prompts_table(summary))
     out.print(headline(summary), markup=False)
-    out.print(verdict_line(summary), markup=False)
+    for line in (verdict_line(summary), perplexity_line(summary), " ".join(gap_lines(summary))):
+        if line:
+            out.print(line, markup=False)
+    if spent_line(summary):
+        out.print(f"Asking the teacher: {spent_line(summary)}.", markup=False)
     for advice in advise(summary):
         out.print(f"- {advice.text}", markup=False)
     out.print(f"\nreport  {folder / 'report.html'}", markup=False)

@@ -54,17 +54,18 @@ class Bundle:
         threads: threads of the runtime; 0 leaves the choice to it.
 
     Raises:
-        AttarError: the folder is no bundle, or a file of it is damaged.
+        AttarError: the folder is no bundle, a file of it is damaged, or its model writes.
     """
 
     def __init__(self, folder: Path, threads: int = 0) -> None:
-        if not (folder / CARD).is_file():
-            raise AttarError(f"{folder} is no bundle: it has no {CARD}. Give a run's folder, or its bundle folder.")
         self.folder = folder
-        self.card = _read_card(folder / CARD)
-        for name, sha256 in self.card["files"].items():
-            if not (folder / name).is_file() or sha256_file(folder / name) != sha256:
-                raise AttarError(f"{folder / name} is damaged: its content is not what was exported. Export it again.")
+        self.card = read_card(folder)
+        if self.card["input"]["kind"] == "prompt":
+            raise AttarError(
+                f"{folder} holds a model that writes, which onnxruntime does not run. Ask it with: "
+                f'attar predict {folder} "a text of yours"'
+            )
+        check_files(folder, self.card)
         self.labels: tuple[str, ...] = tuple(self.card["labels"])
         self._session = _session(folder / self.card["model"], threads)
         self._tokenizer = _tokenizer(folder, self.card) if self.card["input"]["kind"] == "text" else None
@@ -132,12 +133,31 @@ class Bundle:
         return {"pixel_values": pixels.astype(np.float32)}
 
 
-def _read_card(path: Path) -> dict[str, Any]:
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return a bundle's card; its files are not looked at.
+
+    Raises:
+        AttarError: the folder is no bundle, or one of another version.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        raise AttarError(f"{folder} is no bundle: it has no {CARD}. Give a run's folder, or its bundle folder.")
     card = read_json(path)
     parts = {"files", "labels", "model", "input"}
     if not isinstance(card, dict) or card.get("schema") != SCHEMA or not parts <= card.keys():
         raise AttarError(f"{path.parent} is no bundle that this attar reads: its {CARD} is of another kind or version.")
     return card
+
+
+def check_files(folder: Path, card: Mapping[str, Any]) -> None:
+    """Check that every file of a bundle is what was exported.
+
+    Raises:
+        AttarError: a file is missing or damaged.
+    """
+    for name, sha256 in card["files"].items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != sha256:
+            raise AttarError(f"{folder / name} is damaged: its content is not what was exported. Export it again.")
 
 
 def _session(path: Path, threads: int) -> Any:

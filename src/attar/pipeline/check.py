@@ -16,6 +16,7 @@ from attar.pipeline.check_chain import chain_mistakes, models_of
 from attar.pipeline.forecast import Forecast
 from attar.pipeline.graph import build
 from attar.pipeline.recipe import PromptsSettings, Recipe
+from attar.pipeline.texts import text_mistakes
 from attar.prompts.bank import word_variants
 from attar.settings import cache_folder
 from attar.sources import data as sources
@@ -96,6 +97,7 @@ def _mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
     yield from _teacher_mistakes(recipe)
     yield from _distill_mistakes(recipe)
     yield from chain_mistakes(recipe)
+    yield from text_mistakes(recipe)
     yield from _compress_mistakes(recipe)
 
 

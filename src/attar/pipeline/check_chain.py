@@ -52,8 +52,14 @@ def _member_mistakes(recipe: Recipe) -> Iterator[Mistake]:
 
 
 def _assistant_mistakes(recipe: Recipe) -> Iterator[Mistake]:
+    where = "assistant" if recipe.assistant else "distill.generations"
+    if recipe.assistants and recipe.distill.on_policy is not None:
+        yield Mistake(
+            where,
+            "cannot be used with distill.on_policy: what an assistant says is recorded, and the student's own texts "
+            "are not known before it writes them. Take one of the two out.",
+        )
     if recipe.assistants and recipe.reads_features:
-        where = "assistant" if recipe.assistant else "distill.generations"
         yield Mistake(
             where,
             "cannot be used with an objective that compares features: those are the teacher's own, and the student "

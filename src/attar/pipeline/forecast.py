@@ -19,6 +19,7 @@ from attar.sources import reference, weights
 from attar.students.settings import ModelSettings
 
 TOKENS_A_TEXT = 88  # of a text whose length is not known before its data is read
+WRITTEN = 10  # tokens read in the time that one is written, a dozen texts at once: 7 to 13 on Zen 4 (135M parameters)
 LOW_PRECISION = 1.6  # speed of a model that answers in bfloat16 over that of small float32 products, on Zen 4
 FULL_PRECISION = 0.36  # the same in float32
 
@@ -77,18 +78,23 @@ class Forecast:
         forward = None if self.teacher is None else 2.0 * self.teacher.body * tokens / self.answering
         step = None if self.student is None else 6.0 * self.student.body * tokens / self.training
         image = self.recipe.task == "image-classification"
-        epochs = self.recipe.distill.epochs
+        epochs, members = self.recipe.distill.epochs, self.recipe.teacher.members
         guesses: dict[str, float | None] = {
             "data": 3.0,
             "weights": 25.0,
             "compress": 3.0,
             "export": 15.0,
-            "record": 2.0 if image else _times(forward, train + test),
+            "record": 2.0 if image else _times(forward, (train + test) * members),
             "prompt": _times(forward, self.calls() - train - test),
             "control": train * epochs / 4000 if image else _times(step, train * epochs),
             "student": train * epochs / 4000 if image else _times(step, train * epochs),
+            "write": _times(forward, train * self._written()),
             "measure": 20.0,
         }
+        own_texts = self.recipe.distill.on_policy
+        if own_texts is not None and step is not None and forward is not None:
+            anew = own_texts.share * own_texts.fresh * (1 - own_texts.start) * self._written(copies=1)
+            guesses["student"] = round(train * epochs * (step * (1 + anew / 6) + forward), 1)
         own = self.recipe.teacher.train
         if own is not None:
             guesses["teacher"] = (
@@ -101,11 +107,18 @@ class Forecast:
             return guesses["record"]
         return guesses.get("student" if kind == "assistant" else kind, 1.0)
 
+    def _written(self, copies: int | None = None) -> float:
+        """Return the cost of writing for a text, in forward passes of its prompt: writing a token costs more."""
+        how = self.recipe.distill.text
+        many = {"greedy": 1, "beam": how.beams, "sample": how.samples}[how.how] if copies is None else copies
+        return many * (1 + WRITTEN * self.recipe.prompt.max_new_tokens / TOKENS_A_TEXT)
+
     def ram(self) -> int | None:
         """Return the predicted peak memory in bytes: the libraries, and the larger of recording and training."""
         if self.teacher is None or self.student is None:
             return None
         trained = 16 * (self.teacher if self.recipe.teacher.train else self.student).whole
+        trained += 4 * self.teacher.whole if self.recipe.distill.on_policy is not None else 0  # it answers meanwhile
         activations = 2e8 if self.recipe.task == "image-classification" else 1.5e9
         return int(7e8 + max(5 * self.teacher.whole, trained + activations))
 

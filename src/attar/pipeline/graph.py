@@ -103,6 +103,8 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
     if recipe.distill.control:
         without = _untaught(recipe, texts) if recipe.writes else record
         graph.add("control", "Train the control without the teacher", origin, "data", *without, *seen)
+    if recipe.writes:  # the student's tokenizer may be another than the teacher's, and its file is the teacher's
+        seen = ("teacher",)
     source = ("data", *texts, *record, *(teacher if live else seen))
     assistants = _add_assistants(graph, train, texts)
     heard = [f"record_{assistants[-1]}"] if assistants else []
@@ -136,12 +138,12 @@ def _teaching(recipe: Recipe) -> dict[str, Any]:
 
 
 def _add_texts(graph: _Builder) -> tuple[str, ...]:
-    """Add the stage in which the teacher writes what students learn from, if the recipe asks for it; return its name."""
+    """Add the stage in which the teacher writes what students learn from, if there is to be one; return its name."""
     recipe = graph.recipe
     if not recipe.writes or recipe.distill.text.use == "gold":
         return ()
-    settings = {"text": recipe.distill.text.model_dump(mode="json"), "precision": recipe.teacher.precision}
-    settings |= {"seed": recipe.seed, **_numerics()}
+    how = {"text": recipe.distill.text.model_dump(mode="json"), "precision": recipe.teacher.precision}
+    settings = {**how, "seed": recipe.seed, **_numerics()}
     graph.add("write", "Let the teacher write texts to learn from", settings, "data", "teacher")
     return ("write",)
 
@@ -159,7 +161,8 @@ def _add_assistants(graph: _Builder, train: Mapping[str, Any], texts: tuple[str,
         own = {"model": model_key(settings, graph.base), "train": train, "seed": recipe.seed, **_numerics()}
         title = f"Distill the student's generation {born_again}" if born_again > 0 else f"Distill assistant {place}"
         teacher = ("teacher",) if settings.from_teacher else ()
-        graph.add(name, title, {**own, **_writing(recipe), **_teaching(recipe)}, "data", *texts, "record", *teacher, *heard)
+        parents = ("data", *texts, "record", *teacher, *heard)
+        graph.add(name, title, {**own, **_writing(recipe), **_teaching(recipe)}, *parents)
         answers = {"precision": recipe.teacher.precision, "codec": list(recipe.codec), **_numerics()}
         graph.add(f"record_{name}", "Record its answers", answers, "data", *texts, name)
         names, heard = [*names, name], [f"record_{name}"]

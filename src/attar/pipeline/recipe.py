@@ -91,9 +91,7 @@ class DistillSettings(TrainSettings):
     generations: int = Field(
         1, ge=1, le=20, description="students trained one after the other, each on the answers of the one before"
     )
-    ema: EmaSettings | None = Field(
-        None, description="learn from the moving average of the student's own weights, too"
-    )
+    ema: EmaSettings | None = Field(None, description="learn from the moving average of the student's own weights, too")
     text: TextSettings = Field(TextSettings(), description="which texts a student that writes learns from")
     on_policy: OnPolicySettings | None = Field(
         None, description="learn from texts that the student writes itself, judged by the live teacher"

@@ -21,6 +21,8 @@ from attar.store.journal import Journal
 
 CURVES = ("teacher", "assistant", "control", "student")
 """Kinds of stages that train a model."""
+CHECKED = ("record", "student", "export")
+"""Stages whose checks a summary shows."""
 SCHEMA = 1
 
 
@@ -48,23 +50,49 @@ def summarize(
         "examples": data["counts"],
         "data": data["facts"],
         "gold": list(recipe.data.gold),
-        "control_learns_from": "gold labels" if "train" in recipe.data.gold else "the teacher's hard labels",
+        "control_learns_from": _untaught(recipe),
         "seed": recipe.seed,
         "models": measured["models"],
         "prompt": _prompt(done, measured),
-        "record": {
-            k: v for k, v in done["record"].card.items() if k in ("rows", "calls", "codec", "fidelity", "precision")
-        },
+        "text": _text(recipe, done),
+        "record": _record(done),
         "curves": {name: artifact.card["history"] for name, artifact in done.items() if parted(name)[0] in CURVES},
         "compress": [_plan(plan) for name in ("compress", "export") for plan in done[name].card["plans"]],
-        "preflight": [check for name in ("record", "student", "export") for check in done[name].card["preflight"]],
+        "preflight": [check for name in CHECKED if name in done for check in done[name].card["preflight"]],
         "verdict": measured["verdict"],
         "checks": measured["checks"],
+        "samples": measured.get("samples", []),
         "pipeline": _pipeline(stages, done, folder),
         "conditions": _conditions(),
         "seconds": {**seconds, "total": round(sum(seconds.values()), 3)},
         "peak_rss_bytes": _peak(folder),
     }
+
+
+def _untaught(recipe: Recipe) -> str:
+    """Return what a control learns from."""
+    if "train" in recipe.data.gold:
+        return "gold labels"
+    return "the teacher's texts" if recipe.writes else "the teacher's hard labels"
+
+
+def _text(recipe: Recipe, done: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    """Return which texts the student of a task that writes learns from."""
+    if not recipe.writes:
+        return None
+    own, card = recipe.distill.on_policy, done["write"].card if "write" in done else {}
+    return {
+        "use": recipe.distill.text.use,
+        **card.get("facts", {}).get("train", {}),
+        "on_policy": None if own is None else own.model_dump(mode="json"),
+    }
+
+
+def _record(done: Mapping[str, Artifact]) -> dict[str, Any] | None:
+    if "record" not in done:  # the teacher answered live
+        return None
+    kept = ("rows", "calls", "examples", "codec", "fidelity", "precision", "spent")
+    return {key: value for key, value in done["record"].card.items() if key in kept}
 
 
 def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,6 +135,8 @@ def _pipeline(stages: Mapping[str, Stage], done: Mapping[str, Artifact], folder:
 def _note(name: str, card: Mapping[str, Any]) -> str:
     if name == "data":
         return ", ".join(f"{count} {split}" for split, count in card["counts"].items())
+    if name == "write":
+        return f"{card['facts']['train']['texts']} texts, {card['facts']['train']['rejected']} rejected"
     if name == "prompt":
         return f"{len(card['facts']['tried'])} prompts tried"
     if parted(name)[0] in ("record", "record_assistant"):

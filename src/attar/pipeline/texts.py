@@ -40,7 +40,8 @@ def write_texts(desk: Desk) -> dict[str, Any]:
     model.module.to(device, dtype)
     best = recipe.distill.text.model_copy(update={"keep": 1})
     asked = {"train": recipe.distill.text} | ({} if "validation" in found.gold else {"validation": best})
-    written, facts = {}, {}
+    written: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for name, settings in asked.items():
         seed = derive(recipe.seed, "write", name)
         written[name], facts[name] = generations(model, found.split(name), settings, seed, desk.work / name)

@@ -12,10 +12,12 @@ import numpy as np
 
 from attar.core.examples import DataSet, Examples
 from attar.core.nouns import Teacher
+from attar.errors import AttarError
 from attar.objectives.learned import features_of
 from attar.objectives.ramp import Ramp
 from attar.optional import lazy
 from attar.pipeline import generation
+from attar.pipeline.crossing import across
 from attar.pipeline.endpoints import ask_ahead, served_teacher
 from attar.pipeline.members import combined
 from attar.pipeline.names import numbered, of_kind
@@ -144,8 +146,18 @@ def _origin(desk: Desk, settings: Any, found: DataSet) -> Origin:
         weights = desk.inputs["weights"].folder
     else:
         weights = assets.fetch_weights(settings, desk.base, desk.cache)
+        if weights is not None and weights.suffix == ".gguf":
+            weights = _unpacked(weights, desk.work / "weights")
     names, task = (found.labels, tuple(int(n) for n in shape)), assets.task(desk.recipe.task)
     return Origin(settings, weights, *names, _writing_facts(desk.recipe), task, found.split("train"))
+
+
+def _unpacked(weights: Path, folder: Path) -> Path:
+    """Return a GGUF file's model as a folder, made once."""
+    if not (folder / "config.json").is_file():
+        remove(folder)
+        weight_files.as_folder(weights, folder)
+    return folder
 
 
 def _writing_facts(recipe: Recipe) -> dict[str, Any]:
@@ -283,10 +295,20 @@ def _learn(
         teacher = _live(desk, features_of(objective)[1])
     task, ema = assets.task(recipe.task), recipe.distill.ema
     moving = None if ema is None or title == CONTROL else SelfTeaching(ema, task)
+    origin = _origin(desk, settings, found)
+    matched: Mapping[str, float] = {}
+    apart = recipe.writes and not settings.from_teacher and "teacher" in desk.inputs
+    if apart and teacher is not None and origin.weights is not None and title != CONTROL:
+        teacher, matched = across(teacher, (desk.inputs["teacher"].folder, origin.weights), recipe)
+        if matched and assistant:  # the next in the chain would take the assistant's tokens for the teacher's
+            raise AttarError(
+                f"{settings.model} has another tokenizer than the teacher; whoever teaches a student in its turn must "
+                "have the teacher's. Choose an assistant of the teacher's family, or set distill.generations to 1."
+            )
     lesson = Lesson(task, train, validation, objective, teacher, policy, moving)
     places = (desk.work, desk.content)
     facts = train_model(
-        _origin(desk, settings, found),
+        origin,
         lesson,
         equal_steps(recipe.distill, len(found.train)),
         derive(recipe.seed, name),
@@ -294,6 +316,7 @@ def _learn(
         title,
         recipe.device,
     )
+    facts |= {"matched": matched} if matched else {}
     return facts if assistant or speaker is None else facts | _corrected(desk, found, speaker, title == STUDENT)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attar.report.advice_parts import Advice, all_known, qualities
-from attar.report.facts import mapping, metric_name, model_named, number, ratio, text
+from attar.report.facts import mapping, metric_name, model_named, number, ratio, text, writes
 from attar.report.formats import count_text, number_text, percent_text, points_text, times_text
 
 GAP_RATIO = 10.0
@@ -46,9 +46,10 @@ def teacher_alike(summary: Mapping[str, Any]) -> Advice | None:
     if known is None or not known[1] <= known[3] <= known[2]:
         return None
     teacher, low, high, control = known
+    taught = "gold texts" if writes(summary) else "labels"
     words = (
         f"The control ({seen.say(control)}) lies inside the teacher's interval "
-        f"({seen.teacher.show(seen.metric)}), so there is little to distill: the labels suffice for this student. A "
+        f"({seen.teacher.show(seen.metric)}), so there is little to distill: the {taught} suffice for this student. A "
         "better teacher would change that."
     )
     return Advice(words, {"teacher": teacher, "teacher_low": low, "teacher_high": high, "control": control})

@@ -9,15 +9,18 @@ from typing import Any
 import yaml
 
 from attar.report.advice import advise
-from attar.report.facts import final_model, items, mapping, mappings, metric_name, number, text
-from attar.report.formats import metric_title, number_text
+from attar.report.cells import columns, model_cells, perplexity_note
+from attar.report.facts import final_model, items, mapping, mappings, metric_name, number, text, writes
+from attar.report.formats import number_text
 from attar.report.html import fact_text
 from attar.report.mermaid import summary_mermaid
-from attar.report.predict import predict_command
-from attar.report.tables import headline, model_cells, verdict_line, verdict_meaning
+from attar.report.predict import needs, predict_command
+from attar.report.tables import headline, verdict_line, verdict_meaning
+from attar.report.writing import gap_lines, perplexity_line, spent_line
 
 _LABELS_NAMED = 20
 _HUB_TASKS = frozenset({"text-classification", "image-classification", "text-generation", "object-detection"})
+_HUB_METRICS = {"rouge_l": "rouge"}
 
 
 def markdown_escape(words: str) -> str:
@@ -44,7 +47,7 @@ def _front_matter(summary: Mapping[str, Any]) -> str:
     if task in _HUB_TASKS:
         facts["pipeline_tag"] = task
     if metric:
-        facts["metrics"] = [metric]
+        facts["metrics"] = [_HUB_METRICS.get(metric, metric), *(["perplexity"] if writes(summary) else [])]
     return f"---\n{yaml.safe_dump({**facts, 'tags': tags}, sort_keys=False, allow_unicode=True)}---"
 
 
@@ -55,18 +58,23 @@ def _table(header: list[str], rows: list[list[str]], right: int) -> str:
 
 
 def _models(summary: Mapping[str, Any]) -> str:
-    keys = ("quality", "bytes", "smaller", "p50", "faster", "parameters", "rss", "precision")
+    titles = columns(summary)
+    titles.pop("flops")
     rows = [
-        [cells["name"] + (f" ({cells['title']})" if cells["title"] else ""), *(cells[key] for key in keys)]
+        [cells["name"] + (f" ({cells['title']})" if cells["title"] else ""), *(cells[key] for key in titles)]
         for cells in model_cells(summary)
     ]
-    metric = markdown_escape(metric_title(metric_name(summary)))
-    header = ["model", metric, "size", "smaller", "median time", "faster", "parameters", "peak memory", "precision"]
-    return "## Results\n\n" + _table(header, rows, len(keys)) if rows else ""
+    if not rows:
+        return ""
+    header = ["model", *(markdown_escape(title) for title in titles.values())]
+    note = perplexity_note(summary)
+    table = _table(header, rows, len(titles)) + (f"\n\n{markdown_escape(note)}" if note else "")
+    return f"## Results\n\n{table}"
 
 
 def _verdict(summary: Mapping[str, Any]) -> str:
-    parts = [f"**{markdown_escape(verdict_line(summary))}**", markdown_escape(verdict_meaning(summary))]
+    more = [verdict_meaning(summary), perplexity_line(summary), " ".join(gap_lines(summary))]
+    parts = [f"**{markdown_escape(verdict_line(summary))}**", *(markdown_escape(line) for line in more)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -76,8 +84,14 @@ def _conditions(summary: Mapping[str, Any]) -> str:
     if final and final.latency:
         said = ", ".join(f"{key} {fact_text('', value)}" for key, value in final.latency.items())
         facts.append(("latency", said))
+    if spent_line(summary):
+        facts.append(("asking the teacher", spent_line(summary)))
     lines = [f"- {markdown_escape(key)}: {markdown_escape(value)}" for key, value in facts]
     return "## Measured under\n\n" + "\n".join(lines) if lines else ""
+
+
+_CHOOSES = 'It answers with one of its labels whatever it is given: it has no answer for "none of these".'
+_WRITES = "It writes something whatever it is given, and what it writes may be untrue."
 
 
 def _use(summary: Mapping[str, Any]) -> str:
@@ -90,8 +104,8 @@ def _use(summary: Mapping[str, Any]) -> str:
         f"For {text(summary.get('task')) or 'the task of its recipe'}"
         f"{f' into {labels}' if labels else ''}, on data like the data it was distilled on"
         f"{f' ({counts} examples)' if counts else ''}.",
-        'It answers with one of its labels whatever it is given: it has no answer for "none of these". It '
-        "repeats its teacher's mistakes where no human label corrected them. Its quality on other data, other "
+        f"{_WRITES if writes(summary) else _CHOOSES} It repeats its teacher's mistakes where no human "
+        f"{'text' if writes(summary) else 'label'} corrected them. Its quality on other data, other "
         "languages or for groups of people has not been measured: measure it before it decides anything about people.",
     ]
     return "## Intended use and limits\n\n" + "\n\n".join(lines)
@@ -131,7 +145,7 @@ def card(summary: Mapping[str, Any]) -> str:
     name = text(summary.get("name"))
     predict = (
         "## How to use it\n\n```sh\n" + predict_command(summary) + "\n```\n\n"
-        "The `bundle` folder is all that this needs: it answers without PyTorch."
+        f"The `bundle` folder is all that this needs. {needs(summary)}"
     )
     made = f"Made by attar {text(summary.get('attar'))}".rstrip() + "; every number and plot is in `report.html`."
     parts = [

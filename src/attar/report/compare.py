@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from attar.report.facts import ModelFacts, items, mapping, metric_name, models, ratio, text
-from attar.report.formats import MISSING, bytes_text, count_text, ms_text, points_text, ratio_text
+from attar.report.cells import speed_text
+from attar.report.facts import ModelFacts, items, mapping, metric_name, models, ratio, text, writes
+from attar.report.formats import MISSING, bytes_text, count_text, metric_title, ms_text, points_text, ratio_text
 
 _MACHINE = ("processor", "cores")
 _TIMING = ("device", "threads", "batch", "length", "warmup")
@@ -18,7 +19,7 @@ class CompareRow:
     """Hold one measure of one model in two runs, written for people.
 
     Args:
-        model: teacher, control, student, compressed or exported.
+        model: teacher, assistant, control, student, compressed or exported.
         measure: what was measured.
         first: its value in the first run.
         second: its value in the second run.
@@ -105,7 +106,26 @@ def _change(one: float | None, two: float | None) -> str:
 def _quality_row(one: ModelFacts, two: ModelFacts, metrics: tuple[str, str], comparable: bool) -> CompareRow:
     a, b = one.quality.value, two.quality.value
     change = points_text(b - a, None, None, metrics[0]) if comparable and a is not None and b is not None else MISSING
-    return CompareRow(one.name, "quality", one.quality.show(metrics[0]), two.quality.show(metrics[1]), change)
+    title = metric_title(metrics[0]) if "rouge" in metrics[0] else "quality"
+    return CompareRow(one.name, title, one.quality.show(metrics[0]), two.quality.show(metrics[1]), change)
+
+
+def _text_rows(one: ModelFacts, two: ModelFacts, comparable: bool, same_conditions: bool) -> list[CompareRow]:
+    """Return the measures of models that write; perplexities of other tokens, or of other texts, are not compared."""
+    same_tokens = one.get("gold_tokens") == two.get("gold_tokens")
+    loss = _change(one.perplexity.value, two.perplexity.value) if comparable and same_tokens else MISSING
+    before, after = one.exact_match.value, two.exact_match.value
+    known = comparable and before is not None and after is not None
+    gain = points_text((after or 0.0) - (before or 0.0), None, None, "exact_match") if known else MISSING
+    speeds = one.get("tokens_per_second"), two.get("tokens_per_second")
+    shown = [speed_text(speed) for speed in speeds]
+    losses = [each.perplexity.show("perplexity") for each in (one, two)]
+    exact = [each.exact_match.show("exact_match") for each in (one, two)]
+    return [
+        CompareRow(one.name, "perplexity ↓", losses[0], losses[1], loss),
+        CompareRow(one.name, "exact match", exact[0], exact[1], gain),
+        CompareRow(one.name, "tokens/s", shown[0], shown[1], _change(*speeds) if same_conditions else MISSING),
+    ]
 
 
 def _cost_rows(one: ModelFacts, two: ModelFacts, same_conditions: bool) -> list[CompareRow]:
@@ -116,6 +136,11 @@ def _cost_rows(one: ModelFacts, two: ModelFacts, same_conditions: bool) -> list[
     waits = one.get("p50"), two.get("p50")
     change = _change(*waits) if same_conditions else MISSING
     return [*rows, CompareRow(one.name, "p50", ms_text(waits[0]), ms_text(waits[1]), change)]
+
+
+def _cut_differs(one: ModelFacts, two: ModelFacts) -> bool:
+    counts = one.get("gold_tokens"), two.get("gold_tokens")
+    return None not in counts and counts[0] != counts[1]
 
 
 def compare_rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> Comparison:
@@ -140,6 +165,7 @@ def compare_rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> Compari
     tests = _quality_differences(first, second)
     rows: list[CompareRow] = []
     refused: dict[str, list[str]] = {}
+    other_tokens: list[str] = []
     for name in dict.fromkeys([*lefts, *rights]):
         one, two = lefts.get(name, ModelFacts(name)), rights.get(name, ModelFacts(name))
         both = one.get("p50") is not None and two.get("p50") is not None
@@ -147,7 +173,12 @@ def compare_rows(first: Mapping[str, Any], second: Mapping[str, Any]) -> Compari
         if waits:
             refused.setdefault(_said(waits, names), []).append(name)
         rows.append(_quality_row(one, two, (metric_name(first), metric_name(second)), not tests))
+        if writes(first) or writes(second):
+            rows += _text_rows(one, two, not tests, both and not waits)
         rows += _cost_rows(one, two, not waits)
+        other_tokens += [name] if _cut_differs(one, two) else []
     notes = [f"Quality is not compared: {_said(tests, names)}."] if tests else []
+    if other_tokens:
+        notes.append(f"Perplexity of {', '.join(other_tokens)} is not compared: it is of other tokens.")
     notes += [f"Latency of {', '.join(who)} is not compared: {said}." for said, who in refused.items()]
     return Comparison(names, tuple(rows), tuple(notes))

@@ -15,6 +15,8 @@ ORDER = ("teacher", "assistant", "control", "student", "compressed", "exported")
 COLORS = {
     "teacher": "#6741b3",
     "assistant": "#9a3f8f",
+    "assistant_2": "#b3304f",
+    "assistant_3": "#7a4a1e",
     "control": "#6f7780",
     "student": "#1f6fc4",
     "compressed": "#b8630b",
@@ -25,6 +27,8 @@ COLORS = {
 SYMBOLS = {
     "teacher": "square",
     "assistant": "pentagon",
+    "assistant_2": "hexagon",
+    "assistant_3": "octagon",
     "control": "triangle-up",
     "student": "circle",
     "compressed": "diamond",
@@ -113,14 +117,17 @@ class ModelFacts:
     """Hold what a summary says of one model.
 
     Args:
-        name: teacher, control, student, compressed or exported.
+        name: teacher, assistant, control, student, compressed or exported.
         title: what it is, for people.
         quality: its metric on the test examples.
-        numbers: ece, agreement, parameters, flops, bytes, peak_rss_bytes, p50 and p90 (ms); None where unknown.
+        numbers: ece, agreement, parameters, flops, bytes, peak_rss_bytes, p50 and p90 (ms), tokens_per_second, and
+            gold_tokens (what its perplexity is over); None where unknown.
         latency: the conditions that p50 and p90 were measured under.
         precision: the type it computes in.
         runtime: the library that ran it.
         confusion: counts, row = true class, column = predicted class.
+        perplexity: of the gold texts, where it writes.
+        exact_match: share of test examples for which it writes the gold text.
     """
 
     name: str
@@ -131,6 +138,8 @@ class ModelFacts:
     precision: str = ""
     runtime: str = ""
     confusion: tuple[tuple[float, ...], ...] = ()
+    perplexity: Estimate = field(default_factory=Estimate)
+    exact_match: Estimate = field(default_factory=Estimate)
 
     def get(self, key: str) -> float | None:
         """Return one of `numbers`, None where unknown."""
@@ -146,27 +155,43 @@ def _confusion(value: Any) -> tuple[tuple[float, ...], ...]:
 
 def _model(entry: Mapping[str, Any]) -> ModelFacts:
     latency = mapping(entry.get("latency_ms"))
-    keys = ("ece", "agreement", "parameters", "flops", "bytes", "peak_rss_bytes")
+    keys = ("ece", "agreement", "parameters", "flops", "bytes", "peak_rss_bytes", "tokens_per_second")
     numbers = {key: number(entry.get(key)) for key in keys}
+    numbers |= {"p50": number(latency.get("p50")), "p90": number(latency.get("p90"))}
+    numbers["gold_tokens"] = number(mapping(entry.get("perplexity")).get("tokens"))
     return ModelFacts(
         name=text(entry.get("name")),
         title=text(entry.get("title")),
         quality=estimate(entry.get("quality")),
-        numbers={**numbers, "p50": number(latency.get("p50")), "p90": number(latency.get("p90"))},
-        latency={key: value for key, value in latency.items() if key not in ("p50", "p90", "n")},
+        numbers=numbers,
+        latency={key: value for key, value in latency.items() if key not in ("p10", "p50", "p90", "n")},
         precision=text(entry.get("precision")),
         runtime=text(entry.get("runtime")),
         confusion=_confusion(entry.get("confusion")),
+        perplexity=estimate(entry.get("perplexity")),
+        exact_match=estimate(entry.get("exact_match")),
     )
 
 
 def models(summary: Mapping[str, Any]) -> list[ModelFacts]:
     """Return a summary's models, from the teacher to the exported one; others follow in their order."""
     found = [_model(entry) for entry in mappings(summary.get("models"))]
-    return sorted(found, key=lambda model: _rank(model.name))
+    return sorted(found, key=lambda model: rank(model.name))
 
 
-def _rank(name: str) -> int:
+def writes(summary: Mapping[str, Any]) -> bool:
+    """Tell whether the models of a run write texts: whether any was measured as such.
+
+    Example:
+        >>> writes({"models": [{"name": "student", "perplexity": {"value": 31.0}}]}), writes({})
+        (True, False)
+    """
+    return any(
+        model.perplexity.value is not None or model.get("tokens_per_second") is not None for model in models(summary)
+    )
+
+
+def rank(name: str) -> int:
     """Return a model's place; ``assistant_2`` stands where assistants stand."""
     kind = name.rstrip("0123456789").removesuffix("_")
     return ORDER.index(kind) if kind in ORDER else len(ORDER)
@@ -217,25 +242,34 @@ def speedup(model: ModelFacts, base: ModelFacts | None) -> float | None:
     return ratio(base.get("p50"), model.get("p50"))
 
 
-def _beats(other: tuple[float, ...], point: tuple[float, ...]) -> bool:
-    if other == point or len(other) != len(point):  # a latency that is unknown is neither better nor worse
+def _beats(other: tuple[float | None, ...], point: tuple[float | None, ...]) -> bool:
+    if other == point:
         return False
-    return all(a <= b for a, b in zip(other, point, strict=True))
+    pairs = list(zip(other, point, strict=True))
+    if any((a is None) != (b is None) for a, b in pairs):  # a value that is unknown is neither better nor worse
+        return False
+    return all(a is None or b is None or a <= b for a, b in pairs)
 
 
 def dominated(found: Sequence[ModelFacts], higher: bool = True) -> set[str]:
-    """Return the names of models that another one beats or equals in quality, bytes and median latency.
+    """Return the names of models that another one beats or equals in all: quality, bytes, median latency, perplexity.
 
     Args:
-        found: the models of one run; those without quality or bytes take no part.
+        found: the models of one run; those without quality or bytes take no part, and those whose perplexity is of
+            other tokens are not compared.
         higher: whether more quality is better.
     """
-    points: dict[str, tuple[float, ...]] = {}
+    points: dict[str, tuple[float | None, tuple[float | None, ...]]] = {}
     for model in found:
-        quality, size, wait = model.quality.value, model.get("bytes"), model.get("p50")
+        quality, size = model.quality.value, model.get("bytes")
         if quality is not None and size is not None:
-            points[model.name] = (-quality if higher else quality, size, *(() if wait is None else (wait,)))
-    return {name for name, point in points.items() if any(_beats(other, point) for other in points.values())}
+            rest = (size, model.get("p50"), model.perplexity.value)
+            points[model.name] = (model.get("gold_tokens"), (-quality if higher else quality, *rest))
+    return {
+        name
+        for name, (tokens, point) in points.items()
+        if any(cut == tokens and _beats(other, point) for cut, other in points.values())
+    }
 
 
 def best_prompts(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:

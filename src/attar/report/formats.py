@@ -4,7 +4,8 @@ from __future__ import annotations
 
 MISSING = "–"
 MINUS = "−"
-_SHARES = ("accuracy", "f1", "recall", "precision", "map", "ndcg", "auc", "iou", "exact", "agreement")
+_SHARES = ("accuracy", "f1", "recall", "precision", "map", "ndcg", "auc", "iou", "exact", "agreement", "rouge")
+_TITLES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2"}
 
 
 def _sign(text: str) -> str:
@@ -128,23 +129,24 @@ def times_text(value: float) -> str:
 
 
 def number_text(value: float | None) -> str:
-    """Write a plain number: whole ones with thousands apart, others with three digits.
+    """Write a plain number: whole and large ones with thousands apart, others with three digits.
 
     Example:
-        >>> number_text(30522), number_text(0.0402), number_text(-1.5)
-        ('30,522', '0.0402', '−1.5')
+        >>> number_text(30522), number_text(0.0402), number_text(-1.5), number_text(38256.3)
+        ('30,522', '0.0402', '−1.5', '38,256')
     """
     if value is None:
         return MISSING
-    return _sign(f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.3g}")
+    whole = float(value).is_integer() or abs(value) >= 999.5
+    return _sign(f"{value:,.0f}" if whole and abs(value) < 1e15 else f"{value:.3g}")
 
 
 def is_share(metric: str) -> bool:
     """Tell whether a metric is a share of 1, so that it is shown in percent; no name counts as accuracy.
 
     Example:
-        >>> is_share("macro_f1"), is_share("perplexity")
-        (True, False)
+        >>> is_share("macro_f1"), is_share("rouge_l"), is_share("perplexity")
+        (True, True, False)
     """
     name = metric.lower()
     return not name or any(word in name for word in _SHARES)
@@ -154,10 +156,10 @@ def metric_title(metric: str) -> str:
     """Write the name of a metric for people; no name is "quality".
 
     Example:
-        >>> metric_title("macro_f1"), metric_title("")
-        ('macro F1', 'quality')
+        >>> metric_title("macro_f1"), metric_title("rouge_l"), metric_title("")
+        ('macro F1', 'ROUGE-L', 'quality')
     """
-    return metric.replace("_", " ").replace("f1", "F1") or "quality"
+    return _TITLES.get(metric.lower()) or metric.replace("_", " ").replace("f1", "F1") or "quality"
 
 
 def metric_text(value: float | None, metric: str = "") -> str:
@@ -167,6 +169,8 @@ def metric_text(value: float | None, metric: str = "") -> str:
         >>> metric_text(0.868, "accuracy"), metric_text(12.345, "perplexity")
         ('86.8 %', '12.3')
     """
+    if value is not None and metric == "perplexity":
+        return three_digits(value)
     return percent_text(value) if is_share(metric) else number_text(value)
 
 
@@ -179,24 +183,33 @@ def interval_text(value: float | None, low: float | None, high: float | None, me
     """
     if value is None or low is None or high is None:
         return metric_text(value, metric)
-    ends = [f"{100 * end:.1f}" if is_share(metric) else number_text(end) for end in (low, high)]
+    ends = [f"{100 * end:.1f}" if is_share(metric) else metric_text(end, metric) for end in (low, high)]
     return f"{metric_text(value, metric)} [{_sign(ends[0])}, {_sign(ends[1])}]"
 
 
-def points_text(difference: float | None, low: float | None, high: float | None, metric: str = "") -> str:
-    """Write a difference with its interval: of shares in percentage points.
+def points_text(
+    difference: float | None, low: float | None, high: float | None, metric: str = "", unit: str = ""
+) -> str:
+    """Write a difference with its interval: of shares in percentage points, of anything else in ``unit``.
 
     An end of the interval that is not 0 is not rounded to 0: which side of 0 it lies on is the verdict.
 
     Example:
         >>> points_text(0.02, 0.0004, 0.036)
         '+2.00 points [0.04, 3.60]'
+        >>> points_text(-0.5, -0.7, -0.3, "perplexity", "nats a token")
+        '−0.50 nats a token [−0.70, −0.30]'
     """
     if difference is None:
         return MISSING
-    scale, unit = (100.0, " points") if is_share(metric) else (1.0, "")
+    scale, said = (100.0, "points") if is_share(metric) else (1.0, unit)
     ends = [scale * end for end in (low, high) if end is not None]
-    fine = any(end and abs(end) < 0.05 for end in ends)
-    decimals = 2 if fine or not unit else 1
+    decimals = _decimals(ends, 1 if is_share(metric) else 2)
     inside = f" [{', '.join(f'{end:.{decimals}f}' for end in ends)}]" if len(ends) == 2 else ""
-    return _sign(f"{scale * difference:+.{decimals}f}{unit}{inside}")
+    return _sign(f"{scale * difference:+.{decimals}f}{f' {said}' if said else ''}{inside}")
+
+
+def _decimals(ends: list[float], least: int) -> int:
+    """Return how many decimals keep every end that is not 0 from looking like 0."""
+    smallest = min((abs(end) for end in ends if end), default=1.0)
+    return next((count for count in range(least, 6) if smallest >= 0.5 * 10**-count), 6)

@@ -13,6 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from attar.report.advice import advise
+from attar.report.cells import columns, model_cells, perplexity_note
+from attar.report.curves import validation_metric
 from attar.report.facts import (
     best_prompts,
     color,
@@ -25,13 +27,15 @@ from attar.report.facts import (
     models,
     number,
     text,
+    writes,
 )
 from attar.report.formats import MISSING, bytes_text, count_text, metric_title, number_text, seconds_text
 from attar.report.mermaid import mermaid_svg, summary_mermaid
 from attar.report.plots import figures
 from attar.report.plotting import CONFIG, figure_json
-from attar.report.predict import predict_command
-from attar.report.tables import headline, model_cells, verdict_line, verdict_meaning
+from attar.report.predict import needs, predict_command
+from attar.report.tables import headline, verdict_line, verdict_meaning
+from attar.report.writing import gap_lines, perplexity_line, samples, spent_line
 from attar.store.files import write_bytes
 
 _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?B|ms|s|min|h|points|times|[kMGTP]?FLOPs)\b|%)")
@@ -155,6 +159,8 @@ def _conditions(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("examples", said))
     if items(summary.get("gold")):
         facts.append(("splits with human labels", fact_text("", summary.get("gold"))))
+    if spent_line(summary):
+        facts.append(("asking the teacher", spent_line(summary)))
     facts += [(f"times of {', '.join(who)}", said) for said, who in _timings(summary).items()]
     peak = number(summary.get("peak_rss_bytes"))
     return facts if peak is None else [*facts, ("peak memory of the whole run", bytes_text(peak))]
@@ -210,8 +216,16 @@ def render(summary: Mapping[str, Any]) -> str:
             verdict=text(mapping(summary.get("verdict")).get("result")),
             verdict_line=verdict_line(summary),
             verdict_meaning=verdict_meaning(summary),
+            perplexity_line=perplexity_line(summary),
+            gap_lines=gap_lines(summary),
             advice=[one.text for one in advise(summary)],
             metric=metric_title(metric),
+            writes=writes(summary),
+            columns=columns(summary),
+            perplexity_note=perplexity_note(summary),
+            validation=metric_title(validation_metric(summary)) if writes(summary) else "quality",
+            samples=samples(summary),
+            color=color,
             models=[{**cells, "color": color(cells["name"])} for cells in model_cells(summary)],
             final=final.name if final else "",
             plots=plots,
@@ -223,6 +237,7 @@ def render(summary: Mapping[str, Any]) -> str:
             conditions=_conditions(summary),
             seconds=_seconds(summary),
             predict=predict_command(summary),
+            needs=needs(summary),
             plotly=_trusted(_plotly()) if plots else "",
             config=_trusted(json.dumps(CONFIG)),
         )

@@ -90,11 +90,11 @@ def summary_mermaid(summary: Mapping[str, Any]) -> str:
     return pipeline_mermaid(stages) if stages else ""
 
 
-def _box(placed: Placed, lines: Sequence[str]) -> str:
+def _box(placed: Placed, lines: Sequence[str], titles: int) -> str:
     top = placed.y - len(lines) * LINE_HEIGHT / 2
     spans = [
         f'<text x="{placed.x + BOX_PAD:.1f}" y="{top + LINE_HEIGHT * (row + 0.72):.1f}"'
-        f' class="{"fc-title" if row == 0 else "fc-note"}">{escape(line)}</text>'
+        f' class="{"fc-title" if row < titles else "fc-note"}">{escape(line)}</text>'
         for row, line in enumerate(lines)
     ]
     box = (
@@ -134,7 +134,7 @@ def _svg(chart: Flowchart, picture: Picture) -> str:
     edges = "".join(
         _line(path) + _edge_label(path, edge.label) for edge, path in zip(chart.edges, picture.paths, strict=True)
     )
-    boxes = "".join(_box(picture.boxes[name], lines) for name, lines in picture.lines.items())
+    boxes = "".join(_box(picture.boxes[name], lines, picture.titles[name]) for name, lines in picture.lines.items())
     spoken = ", ".join(lines[0] for lines in picture.lines.values())
     # Shrinking to three quarters keeps the words readable; below that the page's container scrolls.
     least = f"calc(var(--shrink, 0.75) * {picture.width:.0f}px)"

@@ -1,4 +1,4 @@
-"""Plot a run: quality against size and against time, learning curves, confusion, and the prompts tried."""
+"""Plot a run: quality against size and against time, confusion, and the prompts tried; all figures by name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from attar.report.curves import curves_figure, shares_figure
 from attar.report.facts import (
     SYMBOLS,
     ModelFacts,
@@ -15,15 +16,13 @@ from attar.report.facts import (
     estimate,
     higher_is_better,
     items,
-    mapping,
-    mappings,
     metric_name,
     model_named,
     models,
-    number,
     text,
+    writes,
 )
-from attar.report.formats import bytes_text, metric_text, metric_title, ms_text, number_text
+from attar.report.formats import bytes_text, metric_title, ms_text, number_text
 from attar.report.plotting import AXIS_FONT, bars, figure, log_axis, quality_axis, scale_of, short
 
 if TYPE_CHECKING:
@@ -78,44 +77,6 @@ def quality_figure(summary: Mapping[str, Any], cost: str) -> go.Figure | None:
     axis = log_axis([value for _, value in known], title, show)
     traces = [_point(model, value, metric, model.name in hollow) for model, value in known]
     return figure(traces, 380, axis, quality_axis(metric))
-
-
-def curves_figure(summary: Mapping[str, Any], key: str) -> go.Figure | None:
-    """Plot a learning curve of each model that was trained, against the optimizer's step.
-
-    Args:
-        summary: a run's summary.
-        key: ``"loss"``, ``"validation"`` or another value of the curves.
-
-    Returns:
-        The figure, or None if no curve has that value.
-    """
-    metric = metric_name(summary) if key == "validation" else "loss"
-    traces = []
-    for name, points in mapping(summary.get("curves")).items():
-        pairs = [(number(point.get("step")), number(point.get(key))) for point in mappings(points)]
-        pairs = [(step, value) for step, value in pairs if step is not None and value is not None]
-        if pairs:
-            traces.append(_curve(text(name), pairs, metric))
-    if not traces:
-        return None
-    x = {"title": {"text": "step", "standoff": 8, "font": AXIS_FONT}, "rangemode": "tozero"}
-    return figure(traces, 340, x, quality_axis(metric))
-
-
-def _curve(name: str, pairs: Sequence[tuple[float | None, float | None]], metric: str) -> dict[str, Any]:
-    scale = scale_of(metric)
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": escape(name),
-        "x": [step for step, _ in pairs],
-        "y": [None if value is None else scale * value for _, value in pairs],
-        "line": {"color": color(name), "width": 2, "dash": "dot" if name == "control" else "solid"},
-        "marker": {"size": 6, "symbol": SYMBOLS.get(name, "circle"), "color": color(name)},
-        "text": [metric_text(value, metric) for _, value in pairs],
-        "hovertemplate": f"{escape(name)}, step %{{x}}: %{{text}}<extra></extra>",
-    }
 
 
 def confusion_figure(summary: Mapping[str, Any], name: str) -> go.Figure | None:
@@ -220,8 +181,8 @@ def _dots(name: str, rows: Sequence[int], shown: Sequence[Mapping[str, Any]], me
 def figures(summary: Mapping[str, Any]) -> dict[str, go.Figure]:
     """Return every figure that a summary has the values for, by name.
 
-    Names: quality_bytes, quality_latency, prompts, loss, validation, confusion_teacher, confusion_exported (or of the
-    last model there is).
+    Names: quality_bytes, quality_latency, prompts, loss, validation, validation_loss (of models that write), shares,
+    confusion_teacher, confusion_exported (or of the last model there is).
     """
     last = next((name for name in ("exported", "compressed", "student") if model_named(summary, name)), "exported")
     made = {
@@ -230,6 +191,8 @@ def figures(summary: Mapping[str, Any]) -> dict[str, go.Figure]:
         "prompts": prompts_figure(summary),
         "loss": curves_figure(summary, "loss"),
         "validation": curves_figure(summary, "validation"),
+        "validation_loss": curves_figure(summary, "validation_loss") if writes(summary) else None,
+        "shares": shares_figure(summary),
         "confusion_teacher": confusion_figure(summary, "teacher"),
         f"confusion_{last}": confusion_figure(summary, last),
     }

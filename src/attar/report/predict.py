@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from attar.report.facts import text
+from attar.report.facts import text, writes
 
 
 def predict_command(summary: Mapping[str, Any], run: str = "") -> str:
@@ -26,3 +26,15 @@ def predict_command(summary: Mapping[str, Any], run: str = "") -> str:
     name = shlex.quote(given) if given else "RUN"
     what = "picture.png" if text(summary.get("task")).startswith("image") else '"a text of yours"'
     return f"attar predict {name} {what}"
+
+
+def needs(summary: Mapping[str, Any]) -> str:
+    """Say which libraries a run's bundle needs to answer.
+
+    Example:
+        >>> needs({"models": [{"name": "exported"}]})
+        'It answers with onnxruntime, without PyTorch.'
+    """
+    if writes(summary):
+        return "It writes with PyTorch and transformers; any tool that reads their folders reads it too."
+    return "It answers with onnxruntime, without PyTorch."

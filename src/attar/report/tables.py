@@ -9,33 +9,25 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from attar.report.cells import columns, model_cells, perplexity_note
 from attar.report.compare import compare_rows
 from attar.report.facts import (
     best_prompts,
-    dominated,
     estimate,
     final_model,
-    higher_is_better,
     items,
     mapping,
     metric_name,
-    model_named,
-    models,
     number,
-    ratio,
-    speedup,
     text,
 )
 from attar.report.formats import (
     MISSING,
     bytes_text,
-    count_text,
-    flops_text,
     metric_title,
     ms_text,
     number_text,
     points_text,
-    ratio_text,
     seconds_text,
 )
 from attar.report.words import headline, verdict_line, verdict_meaning
@@ -80,40 +72,8 @@ def _fitting(rows: Sequence[Mapping[str, str]], drop: Sequence[str], width: int 
     return list(wide)
 
 
-def model_cells(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the cells of the models' table: one mapping a model, every value written for people.
-
-    Keys: name, title, quality, parameters, bytes, smaller, p50, faster, flops, rss, precision, runtime, dominated
-    (``"dominated"`` or empty). Times smaller and faster are against the teacher.
-
-    Example:
-        >>> model_cells({"models": [{"name": "student", "bytes": 1_000_000}]})[0]["bytes"]
-        '1.00 MB'
-    """
-    found, base = models(summary), model_named(summary, "teacher")
-    beaten = dominated(found, higher_is_better(summary))
-    return [
-        {
-            "name": model.name or MISSING,
-            "title": model.title,
-            "quality": model.quality.show(metric_name(summary)),
-            "parameters": count_text(model.get("parameters")),
-            "bytes": bytes_text(model.get("bytes")),
-            "smaller": ratio_text(ratio(base.get("bytes"), model.get("bytes")) if base else None),
-            "p50": ms_text(model.get("p50")),
-            "faster": ratio_text(speedup(model, base)),
-            "flops": flops_text(model.get("flops")),
-            "rss": bytes_text(model.get("peak_rss_bytes")),
-            "precision": model.precision or MISSING,
-            "runtime": model.runtime or MISSING,
-            "dominated": "dominated" if model.name in beaten else "",
-        }
-        for model in found
-    ]
-
-
 def models_table(summary: Mapping[str, Any], width: int | None = None) -> Table:
-    """Show the models of a run: quality with its interval, size, time and memory.
+    """Show the models of a run: quality with its interval, size, time and memory; of those that write, perplexity too.
 
     Args:
         summary: a run's summary.
@@ -123,21 +83,26 @@ def models_table(summary: Mapping[str, Any], width: int | None = None) -> Table:
         >>> models_table({"models": [{"name": "student"}]}).row_count
         1
     """
-    titles = {"quality": metric_title(metric_name(summary)), "flops": "FLOPs", "rss": "peak RSS", "name": "model"}
-    keys = ("name", "quality", "bytes", "smaller", "p50", "faster", "parameters", "flops", "rss", "precision")
+    titles = {"name": "model", **columns(summary), "bytes": "bytes", "p50": "p50", "flops": "FLOPs", "rss": "peak RSS"}
     found = model_cells(summary)
     rows = [
-        {titles.get(key, key): cells[key] + (" *" if key == "name" and cells["dominated"] else "") for key in keys}
+        {titles[key]: cells[key] + (" *" if key == "name" and cells["dominated"] else "") for key in titles}
         for cells in found
     ]
-    shown = _fitting(rows, ("FLOPs", "precision", "parameters", "peak RSS"), width) or [titles["name"]]
+    shown = _fitting(rows, [titles[key] for key in _LESS if key in titles], width) or [titles["name"]]
     table = _table(text(summary.get("name")), shown[:1], shown[1:])
     final = final_model(summary)
     for cells, row in zip(found, rows, strict=True):
         _add(table, [row[key] for key in shown], "bold" if final and cells["name"] == final.name else "")
-    if any(cells["dominated"] for cells in found):
-        _caption(table, "* another model is at least as good, as small and as fast")
+    beaten = any(cells["dominated"] for cells in found)
+    notes = ["* another model is at least as good, as small and as fast" if beaten else "", perplexity_note(summary)]
+    if any(notes):
+        _caption(table, "\n".join(note for note in notes if note))
     return table
+
+
+_LESS = ("flops", "precision", "parameters", "rss", "tokens_per_second", "exact_match", "smaller", "faster")
+"""Columns that a narrow terminal leaves out, the first ones first."""
 
 
 def prompts_table(summary: Mapping[str, Any]) -> Table:

@@ -15,6 +15,7 @@ from attar.report.facts import (
     ratio,
     speedup,
     text,
+    writes,
 )
 from attar.report.formats import bytes_text, metric_text, metric_title, number_text, points_text, times_text
 
@@ -93,7 +94,9 @@ def verdict_line(summary: Mapping[str, Any]) -> str:
     parts = [text(verdict.get("claim")) or "student over control"]
     difference, low, high, n = (number(verdict.get(key)) for key in ("difference", "low", "high", "n"))
     if difference is not None:
-        parts.append(points_text(difference, low, high, metric_name(summary)))
+        metric = metric_name(summary)
+        on = f" on {metric_title(metric)}" if writes(summary) else ""
+        parts.append(points_text(difference, low, high, metric) + on)
     if n is not None:
         parts.append(f"n = {number_text(n).replace(',', '')}")
     method = text(verdict.get("method"))
@@ -104,6 +107,7 @@ def verdict_meaning(summary: Mapping[str, Any]) -> str:
     """Say what the verdict means to someone who has not met its words; empty without a verdict."""
     result = text(mapping(summary.get("verdict")).get("result"))
     other = text(summary.get("control_learns_from")) or "the labels alone"
+    other = "gold texts" if other == "gold labels" and writes(summary) else other
     meanings = {
         "BEATS": "The student is better than the control: the whole interval of the difference lies above 0.",
         "NO BEATS": "The student is not better than the control: the interval of the difference does not lie above 0.",

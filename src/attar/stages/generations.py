@@ -1,4 +1,4 @@
-"""Let a teacher write the texts that a student learns from (sequence-level distillation), in files that survive a kill."""
+"""Let a teacher write the texts that a student learns from: sequence-level distillation; a kill costs one file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TextSettings(WritingSettings):
         'teacher'
     """
 
-    use: Literal["gold", "teacher"] = Field("gold", description="the data's own target texts, or what the teacher writes")
+    use: Literal["gold", "teacher"] = Field("gold", description="the data's target texts, or what the teacher writes")
     keep: int = Field(1, ge=1, le=64, description="of the samples of an example, the best that differ (sample)")
 
     @model_validator(mode="before")

@@ -146,7 +146,7 @@ class Trainer:
         return {"step": step + 1, "epoch": round(epoch, 4), "loss": loss / weight, "learning_rate": rate}
 
     def _examples(self, step: int) -> Examples:
-        """Return this process's examples of a step; what is drawn is drawn for all, so that every process remembers it."""
+        """Return this process's examples of a step; drawn for all processes, so that each remembers the same."""
         examples, draw = self.lesson.train.take(self.schedule.batch(step)), self.lesson.draw
         if draw is not None:
             # its own autocast: older torch gives weights that were cast without gradient to the training pass as well

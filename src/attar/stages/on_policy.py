@@ -24,7 +24,7 @@ class OnPolicySettings(Settings):
     """
 
     share: float = Field(0.5, gt=0, le=1, description="of the examples of a step that the student's own texts replace")
-    buffer: int = Field(256, ge=0, le=100000, description="own texts that are kept to be learned from again; 0 for none")
+    buffer: int = Field(256, ge=0, le=100000, description="own texts kept, to be learned from again; 0 for none")
     fresh: float = Field(0.5, gt=0, le=1, description="share of the own texts that are written anew in each step")
     temperature: float = Field(1.0, gt=0, le=10, description="of the sampling")
     start: float = Field(0.0, ge=0, lt=1, description="share of training before the first own text")

@@ -29,6 +29,10 @@ Measure = Literal["influence", "kl", "loss"]
 for all layers. ``kl``: the divergence from the whole model's answers when the layer is left out; one pass a layer.
 ``loss``: the rise of the task's loss when it is left out; one pass a layer.
 """
+BATCH = 4
+"""Examples that are read at once where a layer is left out: what the whole model says of them is kept the while."""
+WORST = 1e30
+"""Damage where what a model says without the layer is no number."""
 ROWS = 256
 """Rows whose scores are laid out at once."""
 
@@ -101,7 +105,7 @@ def layer_damage(
 ) -> np.ndarray:
     """Return the damage of leaving each layer out ``(layers,)``; NaN for those that are gone already.
 
-    Examples are read one at a time, so there is no padding to leave out of a mean.
+    For ``influence`` examples are read one at a time, so there is no padding to leave out of a mean.
 
     Args:
         model: a transformer; it is put in evaluation mode for the time, and left as it was.
@@ -120,13 +124,15 @@ def layer_damage(
     total, weight = np.zeros(len(layers)), 0.0
     try:
         with torch.inference_mode(), _without(layers, gone), progress("measuring layers", len(examples)) as bar:
-            for place in range(len(examples)):
-                one = examples.take(np.array([place]))
-                probe = _influence if measure == "influence" else _removal(measure)
-                own, found = probe(_Probe(model, task, one, layers), left)
+            order = np.argsort(task.length(model, examples), kind="stable")
+            size = 1 if measure == "influence" else BATCH
+            probe = _influence if measure == "influence" else _removal(measure)
+            for first in range(0, len(order), size):
+                some = examples.take(order[first : first + size])
+                own, found = probe(_Probe(model, task, some, layers), left)
                 total[left] += own
                 weight += found
-                bar.advance(1, measure)
+                bar.advance(len(some), measure)
     finally:
         model.module.train(was_training)
     if weight == 0:
@@ -134,23 +140,24 @@ def layer_damage(
             f"Layers cannot be chosen by {measure}: no training example says what is to be compared. Give the training "
             "split labels or target texts (data.gold), or give layers as a number."
         )
-    damage = np.nan_to_num(total / weight, nan=np.inf)  # without this layer the model says nothing at all
+    # not finite: without this layer the model says nothing at all
+    damage = np.nan_to_num(total / weight, nan=WORST, posinf=WORST)
     damage[list(gone)] = np.nan
     return damage
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """Ask a model one example, with layers left out or watched."""
+    """Ask a model a few examples, with layers left out or watched."""
 
     model: Model
     task: Task
-    example: Examples
+    examples: Examples
     layers: Sequence[torch.nn.Module]
 
     def log_p(self) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Return log-probabilities in parts of `ROWS` rows, and the targets."""
-        batch = self.task.collate(self.model, self.example)
+        batch = self.task.collate(self.model, self.examples)
         rows = self.task.rows(self.model, batch)
         parts = [torch.log_softmax(rows.take(part).dense().float(), dim=-1) for part in rows.slices(ROWS)]
         return parts, batch.targets.to(rows.key.device)
@@ -162,7 +169,7 @@ def _influence(probe: _Probe, left: Sequence[int]) -> tuple[np.ndarray, float]:
     with ExitStack() as undo:
         for place in left:
             undo.enter_context(_watched(probe.layers[place], place, found))
-        probe.task.rows(probe.model, probe.task.collate(probe.model, probe.example))
+        probe.task.rows(probe.model, probe.task.collate(probe.model, probe.examples))
     if len(found) < len(left):  # an example that the task has no row for is not read
         return np.zeros(len(left)), 0.0
     return np.array([found[i][0] for i in left]), float(found[left[0]][1]) if left else 0.0
@@ -177,7 +184,7 @@ def _removal(measure: Measure) -> Callable[[_Probe, Sequence[int]], tuple[np.nda
     compare = _kl if measure == "kl" else _rise
 
     def probe(one: _Probe, left: Sequence[int]) -> tuple[np.ndarray, float]:
-        """Return the summed damage of each layer over the example's rows, and how many rows count."""
+        """Return the summed damage of each layer over the examples' rows, and how many rows count."""
         whole, targets = one.log_p()
         count = sum(len(part) for part in whole) if measure == "kl" else int((targets != UNKNOWN).sum())
         if count == 0:

@@ -48,7 +48,7 @@ class LayerChoice(Settings):
         "(its rise), one pass a layer; auto: kl where the head is trained, else influence",
     )
     greedy: bool = Field(False, description="leave out one layer at a time and measure the others again")
-    texts: int = Field(32, ge=1, le=4096, description="training examples that damage is measured on")
+    texts: int = Field(16, ge=1, le=4096, description="training examples that damage is measured on")
 
 
 class ModelSettings(Settings):

@@ -42,7 +42,9 @@ class LanguageModelTeacher:
         lengths = self.task.length(self.model, examples)
         order = np.argsort(-lengths, kind="stable")
         parts, owners = [], []
-        with torch.inference_mode():
+        device = next(self.model.module.parameters()).device
+        # a student's autocast, within which it may be asked, is not its own
+        with torch.inference_mode(), torch.autocast(device.type, enabled=False):
             first = 0
             while first < len(order):
                 count = max(1, TOKENS_PER_BATCH // max(1, int(lengths[order[first]])))

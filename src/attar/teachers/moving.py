@@ -63,10 +63,13 @@ class MovingTeacher:
         """
         share = 1.0 - min(self.decay, 1.0 - 1.0 / (step + 1))
         with torch.no_grad():
-            for mine, own in zip(self.module.parameters(), student.parameters(), strict=True):
-                mine.lerp_(own.detach(), share)
-            for mine, own in zip(self.module.buffers(), student.buffers(), strict=True):
+            for mine, own in zip(_tensors(self.module), _tensors(student), strict=True):
                 if mine.is_floating_point():
                     mine.lerp_(own, share)
                 else:
                     mine.copy_(own)
+
+
+def _tensors(module: torch.nn.Module) -> list[torch.Tensor]:
+    """Return a network's weights, tied ones once, and its running statistics."""
+    return [*module.parameters(), *module.buffers()]

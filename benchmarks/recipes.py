@@ -3,6 +3,7 @@
     python benchmarks/recipes.py digits
     python benchmarks/recipes.py reuters
     python benchmarks/recipes.py reviews
+    python benchmarks/recipes.py titles
 
 The run is a fresh process, as a user starts it. Seconds are those of the whole command, the fetching of sources
 included; they are left out when the folder of ``--keep`` held results already. Peak memory is that of the command and
@@ -28,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from common import write_result
 
-RECIPES = ("digits", "reuters", "reviews")
+RECIPES = ("digits", "reuters", "reviews", "titles")
 SAMPLE_SECONDS = 0.2
 
 
@@ -76,9 +77,12 @@ def run(recipe: str, folder: Path) -> tuple[float, tuple[int, int]]:
 def figures(summary: Mapping[str, Any], seconds: float, peak: tuple[int, int]) -> dict[str, float]:
     """Return the figures that the recipe promises."""
     models = {model["name"]: model for model in summary["models"]}
-    accuracy = {f"{name}_accuracy": model["quality"]["value"] for name, model in models.items()}
+    writes = summary["task"] == "text-generation"
+    kind = "rouge" if writes else "accuracy"
+    quality = {f"{name}_{kind}": model["quality"]["value"] for name, model in models.items()}
     found = {
-        **accuracy,
+        **quality,
+        **(written(summary, models) if writes else {}),
         "seconds": round(seconds, 1),
         "seconds_of_stages": summary["seconds"]["total"],
         "peak_rss_gb": round(peak[0] / 1e9, 3),
@@ -96,6 +100,24 @@ def figures(summary: Mapping[str, Any], seconds: float, peak: tuple[int, int]) -
     if summary["prompt"]:
         found["teacher_own_prompt_accuracy"] = summary["prompt"]["teacher"]["before"]["quality"]["value"]
     return found
+
+
+def written(summary: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Return what only models that write have: perplexities, and the share of the gap to the teacher recovered."""
+    verdict = summary["verdict"]
+    recovered = {
+        f"gap_recovered_{name}": share for name, share in verdict["gap_recovered"].items() if share is not None
+    }
+    return {
+        **{f"{name}_ppl": round(model["perplexity"]["value"], 3) for name, model in models.items()},
+        **{f"{name}_tokens_per_s": model["tokens_per_second"] for name, model in models.items()},
+        **{f"{name}_{end}": model["quality"][end] for name, model in models.items() for end in ("low", "high")},
+        "gap_recovered": verdict["gap_recovered"]["rouge_l"],
+        **recovered,
+        "nats_over_control": verdict["perplexity"]["value"],
+        "nats_over_control_low": verdict["perplexity"]["low"],
+        "nats_over_control_high": verdict["perplexity"]["high"],
+    }
 
 
 def main() -> None:
@@ -117,6 +139,7 @@ def main() -> None:
     conditions = {
         "examples": summary["examples"],
         "verdict": summary["verdict"]["result"],
+        "verdict_perplexity": summary["verdict"].get("perplexity", {}).get("result", "none"),
         "control_learns_from": summary["control_learns_from"],
         "latency": "batch 1, the same test examples, processes interleaved",
         "load_average": round(os.getloadavg()[2], 2),

@@ -35,6 +35,7 @@ NOUNS = {
     "objective": "An objective compares the student's rows with the teacher's, or with hard targets.",
     "student": "A kind of student makes, saves and loads models. Recipes choose it by the form of `model` or `build`.",
     "teacher": "A teacher answers examples with rows. Recipes choose it by what `teacher` holds.",
+    "codec": "A codec keeps the teacher's rows as a few bytes (`distill.record`).",
     "search": "A search looks for the teacher's prompt (`prompt.teacher.search`).",
     "compressor": "A compressor makes a model smaller: on the trained model, or on the exported graph.",
     "exporter": "An exporter writes a model for another runtime.",

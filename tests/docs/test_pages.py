@@ -84,12 +84,12 @@ def test_page_on_adding_an_objective_works() -> None:
 
     page = ROOT / "docs" / "how-to" / "add-an-algorithm.md"
     block: Block = next(block for block in blocks(page) if block.mark == "objective")
-    space: dict[str, object] = {"__name__": "reverse_kl"}
+    space: dict[str, object] = {"__name__": "pearson"}
     exec(block.text, space)
-    kind: object = space["ReverseKL"]
+    kind: object = space["Pearson"]
     teacher = example_rows(torch.tensor([1]), torch.log(torch.tensor([[0.25, 0.75]])))
     student = example_rows(torch.tensor([1]), torch.zeros(1, 2))
     loss = kind(kind.Settings(temperature=1.0))(student, teacher, torch.tensor([0]))  # type: ignore[operator, attr-defined]
-    assert float(loss.total) == pytest.approx(0.5 * 0.6931472 + 0.5 * -0.4054651, abs=1e-6)  # by hand: ln 2, ln(2/3)
+    assert float(loss.total) == pytest.approx(0.0625 / 0.5 + 0.0625 / 0.5, abs=1e-6)  # by hand: (1/4)² over 1/2, twice
     equal = kind(kind.Settings())(teacher, teacher, torch.tensor([0]))  # type: ignore[operator, attr-defined]
     assert float(equal.total) == pytest.approx(0.0, abs=1e-7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -190,3 +191,15 @@ def test_weights_of_the_teachers_rows_do_not_count_a_second_time(name: str) -> N
     again = _gradient(_objective(name), student, replace(said, weight=weight), weight)
     assert again[0] == plain[0]
     assert torch.equal(again[1], plain[1])
+
+
+def test_parted_where_the_student_rules_choices_out() -> None:
+    scores = torch.tensor([[float("-inf"), 1.0, 2.0, 0.5], [3.0, 1.0, float("-inf"), float("-inf")]]).requires_grad_()
+    kept, rest = parted(scores, torch.tensor([[1], [0]]))
+    assert rest[:, 0].tolist() == pytest.approx([math.log(math.exp(2.0) + math.exp(0.5)), 1.0], rel=1e-6)
+    (gradient,) = torch.autograd.grad(kept.sum() + rest.sum(), scores)
+    share = 1 / (1 + math.exp(-1.5))
+    assert gradient[0].tolist() == pytest.approx([0.0, 1.0, share, 1 - share], abs=1e-6)
+    assert gradient[1].tolist() == pytest.approx([1.0, 1.0, 0.0, 0.0], abs=1e-6)
+    nothing, left = parted(torch.tensor([[1.0, float("-inf")]]), torch.tensor([[0]]))
+    assert (float(nothing), float(left)) == (1.0, float("-inf"))

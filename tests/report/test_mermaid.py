@@ -77,8 +77,8 @@ def test_a_title_of_two_lines_is_a_title_in_both() -> None:
     svg = mermaid_svg(pipeline_mermaid([{"stage": "a", "title": "Train the control without the teacher", "note": "b"}]))
     found = [(text.get("class"), text.text) for text in ElementTree.fromstring(svg).iter(f"{SVG}text")]
     assert found == [
-        ("fc-title", "Train the control without"),
-        ("fc-title", "the teacher"),
+        ("fc-title", "Train the control"),
+        ("fc-title", "without the teacher"),
         ("fc-note", "b"),
     ]
 

@@ -12,9 +12,7 @@ from attar.teachers import language_model
 from attar.teachers.language_model import LanguageModelTeacher
 
 
-def test_it_answers_in_the_examples_order_whatever_the_batches(
-    writer: Callable[..., Model], pairs: Examples
-) -> None:
+def test_it_answers_in_the_examples_order_whatever_the_batches(writer: Callable[..., Model], pairs: Examples) -> None:
     model, task = writer(), TextGeneration()
     teacher = LanguageModelTeacher(model, task, "print")
     whole = task.rows(model, task.collate(model, pairs))

@@ -58,6 +58,7 @@ def capture(module: torch.nn.Module, names: Iterable[str]) -> Iterator[dict[str,
 
 def _watch(place: Place, found: dict[str, torch.Tensor], undo: ExitStack) -> None:
     def keep(tensor: Any) -> None:
+        """Keep what a hook was given."""
         if tensor is not None:
             found[place.name] = tensor
 

@@ -144,12 +144,14 @@ def _blocks() -> Any:
         def forward(
             ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, job: _Job
         ) -> torch.Tensor:
+            """Return the mean loss; keep the gradients."""
             wanted = ctx.needs_input_grad[:3]
             total, ctx.gradients = _Pass(job, wanted).run(hidden.detach(), weight.detach())
             return total
 
         @staticmethod
         def backward(ctx: Any, *above: torch.Tensor) -> Any:
+            """Return the gradients kept, times what comes from above."""
             if ctx.gradients is None:
                 raise ValueError("a loss over blocks of rows has one backward pass")
             found = [None if part is None else part.mul_(above[0]) for part in ctx.gradients]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from attar.core.rows import Rows, weighted_mean
 from attar.optional import lazy
@@ -83,13 +84,59 @@ def has(ours: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 def parted(ours: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the scores of the choices kept ``(rows, k)``, and the logsumexp of all others ``(rows, 1)``.
 
+    The rest is added up by itself: 1 - Σ kept would lose all digits where little is left.
+
     Args:
         ours: ``(rows, choices)`` the student's scores.
         ids: ``(rows, k)`` int64; what the student lacks has the score `LEAST`.
     """
     shared = has(ours, ids)
+    if ids.shape[-1] < ours.shape[-1] and bool(shared.all()):
+        kept, rest = _parted().apply(ours, ids)
+        return kept, rest
     kept = ours.gather(-1, ids.clamp(0, ours.shape[-1] - 1)).masked_fill(~shared, LEAST)
-    # the rest by itself: 1 - Σ kept would lose all digits where little is left; an extra place takes ids that are none
+    # an extra place takes ids that are none
     others = torch.nn.functional.pad(ours, (0, 1), value=LEAST)
     others.scatter_(-1, torch.where(shared, ids, ours.shape[-1]), float("-inf"))
     return kept, others.logsumexp(dim=-1, keepdim=True)
+
+
+@cache
+def _parted() -> Any:
+    """Return the autograd function of `parted`; made on first use, because its base class is torch's.
+
+    One fused log-softmax over the others gives both their sum and, as it is, the gradient: as few passes over the
+    vocabulary as cross-entropy makes. Composed of torch's operations it would be twice as many.
+    """
+
+    class Parted(torch.autograd.Function):
+        """Split scores into those kept and the logsumexp of the rest."""
+
+        @staticmethod
+        def forward(ctx: Any, ours: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            """Return both parts; keep the log-shares of the rest."""
+            kept = ours.gather(-1, ids)
+            free = _first_free(ids)  # a choice that is not kept: the sum is its score over its share
+            others = ours.scatter(-1, ids, float("-inf"))
+            shares = torch.log_softmax(others, dim=-1)
+            rest = ours.gather(-1, free) - shares.gather(-1, free)
+            if not bool(rest.isfinite().all()):  # that choice is ruled out, or all others are
+                rest, shares = others.logsumexp(dim=-1, keepdim=True), shares.nan_to_num(nan=float("-inf"))
+            ctx.save_for_backward(shares, ids)
+            return kept, rest
+
+        @staticmethod
+        def backward(ctx: Any, *above: torch.Tensor) -> Any:
+            """Return the gradient with respect to the scores."""
+            shares, ids = ctx.saved_tensors
+            return shares.exp().mul_(above[1]).scatter_(-1, ids, above[0]), None
+
+    return Parted
+
+
+def _first_free(ids: torch.Tensor) -> torch.Tensor:
+    """Return for each row the smallest choice that is not kept ``(rows, 1)``."""
+    candidates = torch.arange(ids.shape[-1] + 1, device=ids.device)
+    taken = torch.zeros(len(ids), len(candidates) + 1, dtype=torch.bool, device=ids.device)
+    taken.scatter_(-1, ids.clamp_max(len(candidates)), True)
+    return taken.int().argmin(dim=-1, keepdim=True)

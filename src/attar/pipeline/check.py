@@ -123,9 +123,7 @@ def _model_mistakes(recipe: Recipe, where: str, settings: ModelSettings, base: P
     text = recipe.task != "image-classification"
     if settings.from_teacher:
         if where == "teacher":
-            yield Mistake(
-                "teacher.model", "must name weights; `teacher` is for a student that starts there."
-            )
+            yield Mistake("teacher.model", "must name weights; `teacher` is for a student that starts there.")
         elif recipe.prompted:
             yield Mistake(
                 f"{where}.model", "cannot start from a teacher that labels by a prompt: the student is a classifier."

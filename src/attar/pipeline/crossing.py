@@ -33,6 +33,8 @@ def across(teacher: Teacher, folders: tuple[Path, Path], recipe: Recipe) -> tupl
     widths = [int(weights.model_config(folder).get("vocab_size") or 0) for folder in folders]
     crossing = cross(cuts[0], cuts[1], (widths[0], widths[1]))
     facts = dict(crossing.facts())
-    say(f"  the student's tokenizer is another: it has {facts['student_ids_matched']:.0%} of its tokens from the teacher's")
+    say(
+        f"  the student's tokenizer is another: it has {facts['student_ids_matched']:.0%} of its tokens from the teacher's"
+    )
     temperatures = recipe.temperatures or (1.0,)
     return AlignedTeacher(teacher, crossing, AlignedTeacher.Settings(temperatures=temperatures)), facts

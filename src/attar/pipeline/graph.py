@@ -160,7 +160,7 @@ def _add_assistants(graph: _Builder, train: Mapping[str, Any], texts: tuple[str,
         name, born_again = numbered("assistant", place), place - len(recipe.assistant)
         own = {"model": model_key(settings, graph.base), "train": train, "seed": recipe.seed, **_numerics()}
         title = f"Distill the student's generation {born_again}" if born_again > 0 else f"Distill assistant {place}"
-        teacher = ("teacher",) if settings.from_teacher else ()
+        teacher = ("teacher",) if settings.from_teacher or recipe.writes else ()
         parents = ("data", *texts, "record", *teacher, *heard)
         graph.add(name, title, {**own, **_writing(recipe), **_teaching(recipe)}, *parents)
         answers = {"precision": recipe.teacher.precision, "codec": list(recipe.codec), **_numerics()}

@@ -107,9 +107,7 @@ class PromptsSettings(Settings):
     """Set the prompts."""
 
     teacher: PromptSettings = Field(PromptSettings(), description="the prompt of a teacher that is a language model")
-    max_new_tokens: int = Field(
-        32, ge=2, le=4096, description="tokens written at most; longer targets are cut"
-    )
+    max_new_tokens: int = Field(32, ge=2, le=4096, description="tokens written at most; longer targets are cut")
 
 
 class MeasureSettings(Settings):

@@ -17,10 +17,10 @@ from attar.report.flowchart import Edge, Flowchart
 
 LINE_HEIGHT = 18.0
 BOX_PAD = 12.0
-_GAP_ACROSS = 44.0
+_GAP_ACROSS = 38.0
 _GAP_DOWN = 22.0
 _MARGIN = 6.0
-_WRAP = 26  # characters: a note does not make its box wider than a phone
+_WRAP = 20  # characters: a note does not make its box wider than a phone
 _SWEEPS = 6
 
 
@@ -118,7 +118,7 @@ def _wrapped(lines: Sequence[str]) -> tuple[str, ...]:
 
 def _width(lines: Sequence[str], titles: int) -> float:
     # No font is at hand to measure with: this is wide enough for a broad sans-serif, 13 pixels and bold or 12 pixels.
-    return max(*((8.3 if row < titles else 7.2) * len(line) + 2 * BOX_PAD for row, line in enumerate(lines)), 64.0)
+    return max(*((8.1 if row < titles else 7.2) * len(line) + 2 * BOX_PAD for row, line in enumerate(lines)), 64.0)
 
 
 def _heights(columns: Sequence[Sequence[str]], links: _Links, tall: Mapping[str, float]) -> dict[str, float]:

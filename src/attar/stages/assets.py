@@ -88,6 +88,8 @@ def with_targets(examples: Examples, teacher: Teacher | None) -> Examples:
         raise AttarError(
             f"{int(unknown.sum())} examples have no gold label, and no teacher was recorded to label them."
         )
-    said = teacher.hard(examples) if isinstance(teacher, RecordedTeacher) else teacher.answer(examples).dense().argmax(-1)
+    said = (
+        teacher.hard(examples) if isinstance(teacher, RecordedTeacher) else teacher.answer(examples).dense().argmax(-1)
+    )
     chosen = said.numpy()
     return replace(examples, labels=np.where(unknown, chosen, examples.labels))

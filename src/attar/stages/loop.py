@@ -133,7 +133,7 @@ class Trainer:
         with self._autocast():
             loss, weight = accumulate(lesson, self.model, examples, micro, self.accelerator.backward)
         loss, weight = self._over_processes(loss, weight)
-        self._share(weight)
+        self._share(weight or 1.0)  # a step may have no row at all
         self.accelerator.clip_grad_norm_(self.trained.parameters(), self.settings.clip)
         rate = self.schedule.rate(step)
         for group in self.optimizer.param_groups:
@@ -143,7 +143,7 @@ class Trainer:
         if lesson.moving is not None:
             lesson.moving.after(self.plain, step + 1)
         epoch = (step + 1) / self.schedule.steps_per_epoch
-        return {"step": step + 1, "epoch": round(epoch, 4), "loss": loss / weight, "learning_rate": rate}
+        return {"step": step + 1, "epoch": round(epoch, 4), "loss": loss / (weight or 1.0), "learning_rate": rate}
 
     def _examples(self, step: int) -> Examples:
         """Return this process's examples of a step; drawn for all processes, so that each remembers the same."""

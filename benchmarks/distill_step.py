@@ -277,7 +277,8 @@ def report(found: dict[str, dict[str, float]], memory: dict[str, dict[str, float
     print(f"{'contender':<22}{'s a step':>10}{'spread':>9}{'tokens/s':>10}{'peak GB':>9}")
     for name, row in found.items():
         print(
-            f"{name:<22}{row['seconds']:>10.2f}{row['spread']:>9.2f}{tokens / row['seconds']:>10.0f}{row['rss_gb']:>9.2f}"
+            f"{name:<22}{row['seconds']:>10.2f}{row['spread']:>9.2f}"
+            f"{tokens / row['seconds']:>10.0f}{row['rss_gb']:>9.2f}"
         )
     for name, row in memory.items():
         print(

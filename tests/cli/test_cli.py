@@ -191,7 +191,7 @@ def test_graph_prints_mermaid_or_its_parts(attar: Attar) -> None:
 
 
 def test_list_tells_recipes_names_and_runs(attar: Attar, runs: Path) -> None:
-    assert set(attar("list", "--recipes", "--json").data) == {"digits", "reuters", "reviews"}
+    assert set(attar("list", "--recipes", "--json").data) == {"digits", "reuters", "reviews", "titles"}
     assert "forward_kl" in attar("list", "--names", "--json").data["objective"]
     assert "cross_entropy" in attar("list", "--names").stdout
     assert [summary["name"] for summary in attar("list", "--json").data] == ["tiny"]

@@ -81,7 +81,7 @@ def _agree(objective: Any, student: torch.Tensor, teacher: Rows) -> None:
     total, exact = _slow(student, teacher, objective.settings)
     total.backward()
     assert value == pytest.approx(total.item(), rel=1e-5)
-    assert (gradient - exact.grad).norm() <= 1e-5 * exact.grad.norm() + 1e-7  # type: ignore[operator, union-attr]
+    assert (gradient - exact.grad).norm() <= 1e-5 * exact.grad.norm() + 1e-6  # type: ignore[operator, union-attr]
 
 
 def test_distance_by_hand() -> None:

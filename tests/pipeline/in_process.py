@@ -1,16 +1,23 @@
-"""Stand in for measuring: the bundle answers in the test's own process, and nothing is timed."""
+"""Run recipes as tests can afford it: nothing is timed in a process of its own, or only some stages are done."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from attar.core.examples import Examples
 from attar.pipeline import quality
+from attar.pipeline.execute import _finish, _Site
+from attar.pipeline.graph import build
+from attar.pipeline.recipe import Recipe
+from attar.settings import cache_folder
 from attar.stages.measure import Contender
 from attar.stages.worker import BundleRunner
+from attar.store.artifacts import Artifact, Store
+from attar.store.journal import Journal
 
 
 def untimed(patch: pytest.MonkeyPatch) -> None:
@@ -23,3 +30,15 @@ def untimed(patch: pytest.MonkeyPatch) -> None:
         return found
 
     patch.setattr(quality, "measure_files", answers)
+
+
+def made(last: str, home: Path, recipe: Recipe | Mapping[str, Any]) -> dict[str, Artifact]:
+    """Do the stages of a recipe up to one of them; what is stored is not done again."""
+    recipe, store = Recipe.model_validate(recipe), Store(cache_folder())
+    done: dict[str, Artifact] = {}
+    for stage in build(recipe, home).values():
+        inputs = {parent: done[parent] for parent in stage.parents}
+        done[stage.name] = _finish(stage, inputs, _Site(recipe, home, store, Journal(home / "journal.jsonl"), ""))
+        if stage.name == last:
+            return done
+    raise AssertionError(f"no stage {last}")

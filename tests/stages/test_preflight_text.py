@@ -161,3 +161,12 @@ def test_a_wrong_temperature_or_denominator_is_named(
     objective = kind(ForwardKL.Settings(temperature=2))
     with pytest.raises(AttarError, match=words):
         preflight(writer(), _lesson(writer, pairs, objective, TextGeneration()))
+
+
+def test_texts_too_long_for_the_model_are_refused_before_training(
+    writer: Callable[..., Model], pairs: Examples
+) -> None:
+    model = writer()
+    model.module.config.max_position_embeddings = 100  # type: ignore[union-attr]
+    with pytest.raises(AttarError, match="and the model has 100"):
+        preflight(model, _lesson(writer, pairs, KL, TextGeneration()))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from attar.core.examples import Examples
+from attar.core.examples import UNKNOWN, Examples
 from attar.core.nouns import Model
 from attar.tasks.text_generation import TextGeneration, completion_tokens, head_of, prompt_tokens
 
@@ -38,6 +38,16 @@ def test_a_completion_ends_with_the_end_and_is_cut_before_it(writer: Callable[..
     assert len(ids) == model.facts["max_new_tokens"]
     assert ids[-1] == model.processor.eos_token_id
     assert model.processor.decode(ids[:3]).startswith(" ")
+
+
+def test_the_end_of_a_cut_target_is_not_to_be_learned(writer: Callable[..., Model], pairs: Examples) -> None:
+    model = writer()
+    long = "a fine warm jacket that fits well and lasts for very many years"
+    batch = TASK.collate(model, pairs.take(np.arange(3)).with_targets(["good", long, ""]))
+    first = len(completion_tokens(model, "good"))
+    assert int(batch.targets[first - 1]) == model.processor.eos_token_id
+    assert int(batch.targets[-1]) == UNKNOWN
+    assert (batch.targets[:-1] != UNKNOWN).all()
 
 
 def test_a_chat_answers_without_a_space(writer: Callable[..., Model]) -> None:

@@ -46,3 +46,12 @@ def test_beams_find_a_text_at_least_as_likely(writer: Callable[..., Model]) -> N
 
 def test_nothing_to_write(writer: Callable[..., Model]) -> None:
     assert write(writer(), []) == []
+
+
+def test_a_models_own_habits_do_not_change_what_greedy_means(writer: Callable[..., Model]) -> None:
+    model = writer()
+    before = write(model, TEXTS)
+    habits = model.module.generation_config  # type: ignore[union-attr]
+    habits.repetition_penalty, habits.min_p = 1.8, 0.9  # type: ignore[union-attr]
+    assert write(model, TEXTS) == before
+    assert model.module.generation_config is habits  # type: ignore[union-attr]

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from attar import catalog
-from attar.core.nouns import suits
 from attar.errors import AttarError, Mistake, RecipeError
-from attar.objectives.ramp import Ramp
 from attar.pipeline.check_chain import chain_mistakes, models_of
+from attar.pipeline.check_objectives import distill_mistakes
 from attar.pipeline.forecast import Forecast
 from attar.pipeline.graph import build
 from attar.pipeline.recipe import PromptsSettings, Recipe
@@ -95,7 +94,7 @@ def _mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
     for where, settings in models_of(recipe):
         yield from _model_mistakes(recipe, where, settings, base)
     yield from _teacher_mistakes(recipe)
-    yield from _distill_mistakes(recipe)
+    yield from distill_mistakes(recipe)
     yield from chain_mistakes(recipe)
     yield from text_mistakes(recipe)
     yield from _compress_mistakes(recipe)
@@ -122,12 +121,7 @@ def _data_mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
 def _model_mistakes(recipe: Recipe, where: str, settings: ModelSettings, base: Path) -> Iterator[Mistake]:
     text = recipe.task != "image-classification"
     if settings.from_teacher:
-        if where == "teacher":
-            yield Mistake("teacher.model", "must name weights; `teacher` is for a student that starts there.")
-        elif recipe.prompted:
-            yield Mistake(
-                f"{where}.model", "cannot start from a teacher that labels by a prompt: the student is a classifier."
-            )
+        yield from _from_teacher_mistakes(recipe, where)
         return
     if settings.model is None and settings.build is None:
         yield from _endpoint_mistakes(recipe)
@@ -151,6 +145,17 @@ def _model_mistakes(recipe: Recipe, where: str, settings: ModelSettings, base: P
             yield from _folder_mistakes(recipe, where, settings, found)
     except AttarError as error:
         yield Mistake(f"{where}.model", str(error))
+
+
+def _from_teacher_mistakes(recipe: Recipe, where: str) -> Iterator[Mistake]:
+    if where == "teacher":
+        yield Mistake("teacher.model", "must name weights; `teacher` is for a student that starts there.")
+    elif recipe.served:
+        yield Mistake(f"{where}.model", "cannot start from a teacher behind a server: its weights are not here.")
+    elif recipe.prompted:
+        yield Mistake(
+            f"{where}.model", "cannot start from a teacher that labels by a prompt: the student is a classifier."
+        )
 
 
 def _endpoint_mistakes(recipe: Recipe) -> Iterator[Mistake]:
@@ -220,44 +225,6 @@ def _teacher_mistakes(recipe: Recipe) -> Iterator[Mistake]:
         yield Mistake("prompt.teacher.words", str(error))
 
 
-def _distill_mistakes(recipe: Recipe) -> Iterator[Mistake]:
-    terms = recipe.distill.objective
-    if not any(isinstance(term.weight, Ramp) or term.weight > 0 for term in terms):
-        yield Mistake("distill.objective", "must have at least one weight > 0.")
-    for place, term in enumerate(terms):
-        kind = catalog.entry("objective", term.use)
-        where, gives = f"distill.objective[{place}]", recipe.gives
-        if not suits(kind, gives):
-            fitting = [name for name in catalog.table("objective") if suits(catalog.entry("objective", name), gives)]
-            yield Mistake(
-                where,
-                f"{term.use} needs {', '.join(sorted(kind.needs - gives))}, which this teacher does not give. "
-                f"Fitting: {', '.join(fitting)}.",
-            )
-        micro = recipe.distill.micro_batch_size
-        if getattr(kind, "whole_batch", False) and micro is not None and micro < recipe.distill.batch_size:
-            yield Mistake(
-                "distill.micro_batch_size",
-                f"must be left out with {term.use}, which compares examples of a batch with each other; got {micro}.",
-            )
-    yield from _prior_mistakes(recipe)
-
-
-def _prior_mistakes(recipe: Recipe) -> Iterator[Mistake]:
-    prior = recipe.distill.prior
-    if prior == "none":
-        return
-    if recipe.writes:
-        yield Mistake("distill.prior", f"is for tasks with labels; {recipe.task} has none.")
-    elif isinstance(prior, tuple):
-        count = len(recipe.data.labels or prior)
-        if len(prior) != count or min(prior) <= 0 or abs(sum(prior) - 1) > 1e-3:
-            yield Mistake(
-                "distill.prior",
-                f"must be {count} masses above 0 that sum to 1, one a label, got {list(prior)}.",
-            )
-
-
 def _compress_mistakes(recipe: Recipe) -> Iterator[Mistake]:
     if (recipe.export.to == "hf") != recipe.writes:
         wanted = "hf" if recipe.writes else "onnx"
@@ -292,4 +259,5 @@ def _plan(recipe: Recipe, base: Path) -> Plan:
     known = [stage.seconds for stage in todo if stage.seconds is not None]
     calls = guess.calls() if any(stage.name in ("record", "prompt") for stage in todo) else 0
     seconds = round(sum(known), 1) if len(known) == len(todo) else None
-    return Plan(recipe.name, tuple(planned), calls, seconds, guess.ram(), guess.download(), guess.disk(), guess.notes())
+    notes = guess.notes() + (guess.price() if calls else ())
+    return Plan(recipe.name, tuple(planned), calls, seconds, guess.ram(), guess.download(), guess.disk(), notes)

@@ -46,8 +46,9 @@ def endpoint_key(recipe: Recipe) -> dict[str, Any]:
         return {}
     return {
         "endpoint": settings.identity(),
+        "api": settings.api,
         "prompt": recipe.prompt.teacher.model_dump(mode="json"),
-        "seed": recipe.seed if settings.temperature else None,
+        "sampled": [settings.temperature, recipe.seed] if settings.temperature else None,
     }
 
 

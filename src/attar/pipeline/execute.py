@@ -64,6 +64,8 @@ def execute(recipe: Recipe, base: Path, folder: Path) -> dict[str, Artifact]:
 def recipe_text(recipe: Recipe, base: Path) -> str:
     """Return the recipe as YAML, complete with its defaults, with paths made absolute."""
     body = recipe.model_dump(mode="json", exclude_none=True)
+    if recipe.teacher.endpoint is not None:  # whole: with `key_env: null` left out, a key would be sent
+        body["teacher"]["endpoint"] = recipe.teacher.endpoint.model_dump(mode="json")
     for section, key in (("data", "source"), ("data", "test_source"), ("teacher", "model"), ("student", "model")):
         given = body.get(section, {}).get(key)
         if given is not None and (base / given).exists():

@@ -17,6 +17,7 @@ from attar.prompts.bank import bank_prompts
 from attar.settings import cache_folder
 from attar.sources import reference, weights
 from attar.students.settings import ModelSettings
+from attar.teachers.endpoint_requests import VOTE_TOKENS, likely_input_tokens
 
 TOKENS_A_TEXT = 88  # of a text whose length is not known before its data is read
 WRITTEN = 10  # tokens read in the time that one is written, a dozen texts at once: 7 to 13 on Zen 4 (135M parameters)
@@ -60,6 +61,8 @@ class Forecast:
     def calls(self) -> int:
         """Return how many examples the teacher is asked at most."""
         train, validation, test = self.examples()
+        if self.recipe.teacher.endpoint is not None:
+            return (train + validation + test) * max(1, self.recipe.teacher.endpoint.votes)
         if not self.recipe.prompted:
             return train + validation + test
         prompt = self.recipe.prompt.teacher
@@ -84,7 +87,7 @@ class Forecast:
             "weights": 25.0,
             "compress": 3.0,
             "export": 15.0,
-            "record": 2.0 if image else _times(forward, (train + test) * members),
+            "record": 2.0 if image else _times(None if self.recipe.served else forward, (train + test) * members),
             "prompt": _times(forward, self.calls() - train - test),
             "control": train * epochs / 4000 if image else _times(step, train * epochs),
             "student": train * epochs / 4000 if image else _times(step, train * epochs),
@@ -132,6 +135,22 @@ class Forecast:
             return None
         return int(3 * 4 * self.student.whole + (2 if self.recipe.prompted else 4) * self.teacher.whole)
 
+    def price(self) -> tuple[str, ...]:
+        """Return a sentence on what a teacher behind a server is asked and costs; none where nobody is paid."""
+        settings = self.recipe.teacher.endpoint
+        if settings is None:
+            return ()
+        template = self.recipe.prompt.teacher.template
+        read = self.calls() * (TOKENS_A_TEXT + likely_input_tokens({"prompt": template}, None))
+        cost = settings.cost(read, self.calls() * (VOTE_TOKENS if settings.votes else 1), self.calls())
+        priced = settings.input_price or settings.output_price
+        dollars = f"{cost.dollars:.3g} dollars" if priced else "no price is known: set input_price and output_price"
+        return (
+            f"{settings.base_url} is asked at most {cost.calls:,} calls, less what its ledger holds: about "
+            f"{cost.input_tokens:,} tokens read ({TOKENS_A_TEXT} assumed a text), {cost.output_tokens:,} written; "
+            f"{dollars}",
+        )
+
     def notes(self) -> tuple[str, ...]:
         """Return what the predictions rest on."""
         notes = [
@@ -153,7 +172,9 @@ def _parameters(settings: ModelSettings, base: Path) -> Size | None:
         widths = settings.build.widths
         products = int(sum(9 * a * b for a, b in zip((1, *widths), widths, strict=False)))
         return Size(products, products)
-    found = reference.local(reference.parse(str(settings.model), base), settings.sha256, cache_folder())
+    if settings.model is None:  # behind a server: nothing of it is here
+        return Size(0, 0)
+    found = reference.local(reference.parse(settings.model, base), settings.sha256, cache_folder())
     count = None if found is None else weights.parameter_count(found)
     if found is None or count is None:
         return None

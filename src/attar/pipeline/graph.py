@@ -10,7 +10,7 @@ from typing import Any
 
 from attar.pipeline import works
 from attar.pipeline.endpoints import endpoint_key
-from attar.pipeline.keys import data_key, machine, model_key
+from attar.pipeline.keys import accelerator, data_key, machine, model_key
 from attar.pipeline.names import numbered, parted
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.works import Desk
@@ -32,7 +32,10 @@ VERSIONS = {
     "measure": 1,
 }
 """Raised when a stage's code changes what it gives: old results are then not taken for new ones."""
-UNTRAINED = {"objective", "control", "record", "checkpoint_seconds", "generations", "ema", "text", "on_policy"}
+UNTRAINED = {
+    *("objective", "control", "record", "record_features", "checkpoint_seconds"),
+    *("generations", "ema", "text", "on_policy"),
+}
 """Keys of `distill` that a control is trained without."""
 
 
@@ -87,8 +90,9 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
     precision = {
         "precision": recipe.teacher.precision,
         "codec": list(recipe.codec),
-        **_numerics(),
+        **_numerics(recipe),
         **endpoint_key(recipe),
+        **_features(recipe),
     }
     together = {"combine": recipe.teacher.combine} if recipe.teacher.members > 1 else {}
     texts = _add_texts(graph)
@@ -97,9 +101,10 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
     if not live:
         graph.add("record", "Record the teacher's answers", {**precision, **own, **together}, "data", *texts, *teacher)
     train = recipe.distill.model_dump(mode="json", exclude=UNTRAINED)
-    origin = {"model": model_key(recipe.student, base), "train": train, "seed": recipe.seed, **_numerics()}
+    origin = {"model": model_key(recipe.student, base), "train": train, "seed": recipe.seed, **_numerics(recipe)}
     origin |= _writing(recipe)
-    seen = ("teacher",) if recipe.student.from_teacher or recipe.reads_features else ()
+    watched = recipe.reads_features and not recipe.distill.record_features
+    seen = ("teacher",) if recipe.student.from_teacher or watched else ()
     if recipe.distill.control:
         without = _untaught(recipe, texts) if recipe.writes else record
         graph.add("control", "Train the control without the teacher", origin, "data", *without, *seen)
@@ -129,6 +134,11 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
     return graph.stages
 
 
+def _features(recipe: Recipe) -> dict[str, Any]:
+    """Return which features a record holds, if it holds any."""
+    return {"features": sorted(recipe.recorded_features)} if recipe.distill.record_features else {}
+
+
 def _teaching(recipe: Recipe) -> dict[str, Any]:
     """Return what a model learns by from a teacher, which its control does without."""
     ema = {} if recipe.distill.ema is None else {"ema": recipe.distill.ema.model_dump(mode="json")}
@@ -143,7 +153,7 @@ def _add_texts(graph: _Builder) -> tuple[str, ...]:
     if not recipe.writes or recipe.distill.text.use == "gold":
         return ()
     how = {"text": recipe.distill.text.model_dump(mode="json"), "precision": recipe.teacher.precision}
-    settings = {**how, "seed": recipe.seed, **_numerics()}
+    settings = {**how, "seed": recipe.seed, **_numerics(recipe)}
     graph.add("write", "Let the teacher write texts to learn from", settings, "data", "teacher")
     return ("write",)
 
@@ -158,21 +168,22 @@ def _add_assistants(graph: _Builder, train: Mapping[str, Any], texts: tuple[str,
     recipe, names, heard = graph.recipe, list[str](), list[str]()
     for place, settings in enumerate(recipe.assistants, start=1):
         name, born_again = numbered("assistant", place), place - len(recipe.assistant)
-        own = {"model": model_key(settings, graph.base), "train": train, "seed": recipe.seed, **_numerics()}
+        own = {"model": model_key(settings, graph.base), "train": train, "seed": recipe.seed, **_numerics(recipe)}
         title = f"Distill the student's generation {born_again}" if born_again > 0 else f"Distill assistant {place}"
         teacher = ("teacher",) if settings.from_teacher or recipe.writes else ()
         parents = ("data", *texts, "record", *teacher, *heard)
         graph.add(name, title, {**own, **_writing(recipe), **_teaching(recipe)}, *parents)
-        answers = {"precision": recipe.teacher.precision, "codec": list(recipe.codec), **_numerics()}
+        answers = {"precision": recipe.teacher.precision, "codec": list(recipe.codec), **_numerics(recipe)}
         graph.add(f"record_{name}", "Record its answers", answers, "data", *texts, name)
         names, heard = [*names, name], [f"record_{name}"]
     return names
 
 
-def _numerics() -> dict[str, Any]:
+def _numerics(recipe: Recipe) -> dict[str, Any]:
     """Return what the numbers of training and answering depend on besides the settings."""
     facts = machine()
-    return {"torch": facts["torch"], "transformers": facts["transformers"], "processor": facts["processor"]}
+    own = {"torch": facts["torch"], "transformers": facts["transformers"], "processor": facts["processor"]}
+    return own | accelerator(recipe.device)
 
 
 def _writing(recipe: Recipe) -> dict[str, Any]:
@@ -195,7 +206,7 @@ def _add_teacher(graph: _Builder) -> tuple[str, ...]:
         names = [numbered("teacher", place) for place in range(1, recipe.teacher.members + 1)]
         for place, name in enumerate(names, start=1):
             title = "Train the teacher" if len(names) == 1 else f"Train teacher {place} of {len(names)}"
-            made = {"model": weights, "train": settings, "seed": recipe.seed, **_writing(recipe), **_numerics()}
+            made = {"model": weights, "train": settings, "seed": recipe.seed, **_writing(recipe), **_numerics(recipe)}
             graph.add(name, title, made, *parents)
         return tuple(names)
     graph.add("weights", "Fetch the teacher's weights", {"weights": weights})
@@ -204,5 +215,5 @@ def _add_teacher(graph: _Builder) -> tuple[str, ...]:
         "seed": recipe.seed,
         "precision": recipe.teacher.precision,
     }
-    graph.add("prompt", "Find the teacher's prompt", {**prompt, **_numerics()}, "data", "weights")
+    graph.add("prompt", "Find the teacher's prompt", {**prompt, **_numerics(recipe)}, "data", "weights")
     return ("weights", "prompt")

@@ -38,6 +38,19 @@ def machine() -> dict[str, str | int]:
     return facts | {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
 
 
+def accelerator(device: str) -> dict[str, str]:
+    """Return what training and answering on an accelerator depend on; nothing on a CPU. PyTorch is not asked.
+
+    Args:
+        device: the recipe's.
+    """
+    found = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    if device == "cpu" or not found:
+        return {}
+    names = [line.partition(":")[2].strip() for line in found[0].read_text().splitlines() if line.startswith("Model")]
+    return {"accelerator": names[0] if names else "cuda"}
+
+
 def data_key(recipe: Recipe, base: Path) -> dict[str, object]:
     """Return what the data depends on.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from attar import catalog
 from attar.errors import AttarError, Mistake, RecipeError, did_you_mean
+from attar.objectives.ramp import Ramp
 from attar.pipeline.recipe import Recipe
 
 LARGEST = 1 << 20  # bytes; a recipe is a page, and a data file given in its place should not be parsed
@@ -188,9 +189,12 @@ def _set(raw: dict[str, Any], path: str, value: Any) -> None:
 def _chosen_mistakes(raw: Mapping[str, Any]) -> Iterator[Mistake]:
     """Check the settings beside every ``use``, which the schema leaves open."""
     distill = raw.get("distill")
-    objectives = distill.get("objective", ()) if isinstance(distill, Mapping) else ()
+    objectives, record = (
+        distill.get(key, ()) if isinstance(distill, Mapping) else () for key in ("objective", "record")
+    )
     for where, noun, entries in (
         ("distill.objective", "objective", objectives),
+        ("distill.record", "codec", _codec_named(record, raw)),
         ("compress", "compressor", raw.get("compress", ())),
     ):
         single = isinstance(entries, (str, Mapping))
@@ -202,17 +206,51 @@ def _chosen_mistakes(raw: Mapping[str, Any]) -> Iterator[Mistake]:
                 yield from _entry_mistakes(noun, dict(value), path)
 
 
+def _codec_named(record: Any, raw: Mapping[str, Any]) -> Any:
+    """Return how a record is kept with the codec's own name in place of auto, whose keys are that codec's."""
+    value = {"use": record} if isinstance(record, str) else record
+    if not isinstance(value, Mapping) or value.get("use") != "auto":
+        return value if isinstance(value, Mapping) else ()
+    return {**value, "use": "topk" if raw.get("task") == "text-generation" else "full"}
+
+
 def _entry_mistakes(noun: str, value: dict[str, Any], path: str) -> Iterator[Mistake]:
     name = value.pop("use")
     if noun == "objective":
         value.pop("weight", None)
     try:
         settings: type[BaseModel] = catalog.entry(noun, name).Settings
-        settings.model_validate(value)
     except AttarError as error:
         yield Mistake(f"{path}.use", str(error))
+        return
+    ramped = noun == "objective" and "temperature" in settings.model_fields
+    found = (_ramped_mistakes if ramped else _settings_mistakes)(value, settings)
+    yield from (Mistake(f"{path}.{one.where}".rstrip("."), one.message) for one in found)
+
+
+def _settings_mistakes(value: Mapping[str, Any], settings: type[BaseModel]) -> Iterable[Mistake]:
+    try:
+        settings.model_validate(value)
     except ValidationError as error:
-        yield from (Mistake(f"{path}.{m.where}", m.message) for m in _translate(error, value, settings))
+        return _translate(error, value, settings)
+    return []
+
+
+def _ramped_mistakes(value: Mapping[str, Any], settings: type[BaseModel]) -> Iterator[Mistake]:
+    """Yield the mistakes of settings whose temperature may be a ramp: its keys, then both ends as temperatures."""
+    ramp = value.get("temperature")
+    if not isinstance(ramp, Mapping):
+        yield from _settings_mistakes(value, settings)
+        return
+    own = list(_settings_mistakes(ramp, Ramp))
+    yield from (Mistake(f"temperature.{one.where}", one.message) for one in own)
+    fixed = {key: inner for key, inner in value.items() if key != "temperature"}
+    yield from _settings_mistakes(fixed, settings)
+    wrong = {one.where for one in own}
+    for end in [name for name in ("start", "end") if name in ramp and name not in wrong]:
+        for one in _settings_mistakes({**fixed, "temperature": ramp[end]}, settings):
+            if one.where == "temperature":
+                yield Mistake(f"temperature.{end}", one.message)
 
 
 RULES = {
@@ -250,7 +288,12 @@ def _translate(error: ValidationError, raw: Mapping[str, Any], model: type[BaseM
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
         if where not in mistakes or found["type"] != "literal_error":
             mistakes.setdefault(where, Mistake(where, _message(found, model, location)))
-    return list(mistakes.values())
+    return [one for one in mistakes.values() if not _is_outer(one.where, mistakes)]
+
+
+def _is_outer(where: str, others: Iterable[str]) -> bool:
+    """Tell whether there are mistakes within this one's place: a union then complains of the branch not meant."""
+    return bool(where) and any(other.startswith((f"{where}.", f"{where}[")) for other in others)
 
 
 def _real_path(location: Sequence[Any], raw: Any, kind: str) -> list[Any]:

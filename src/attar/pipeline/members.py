@@ -40,8 +40,9 @@ def combined(recipe: Recipe, models: Sequence[Artifact], dtype: torch.dtype) -> 
 def _speaker(recipe: Recipe, made: Artifact, dtype: torch.dtype) -> Teacher:
     model, task = students.load(made.folder), assets.task(recipe.task)
     model.module.to(choose_device(recipe.device))
-    kind = LanguageModelTeacher if recipe.writes else ClassifierTeacher
-    return kind(model, task, made.key, dtype)
+    if recipe.writes:
+        return LanguageModelTeacher(model, task, made.key, dtype)
+    return ClassifierTeacher(model, task, made.key, dtype, recipe.recorded_features)
 
 
 def accuracy(card: Any) -> float:

@@ -10,10 +10,12 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from attar import catalog
 from attar.core.nouns import Signal
 from attar.errors import did_you_mean
+from attar.objectives.learned import features_of
 from attar.objectives.ramp import Ramp
 from attar.prompts.bank import PromptSettings
 from attar.settings import Settings
 from attar.sources.data import DataSettings
+from attar.stages.assets import objective_of
 from attar.stages.generations import TextSettings
 from attar.stages.moving import EmaSettings
 from attar.stages.on_policy import OnPolicySettings
@@ -84,6 +86,9 @@ class DistillSettings(TrainSettings):
         (Term(use="forward_kl", temperature=2.0),), description="what the student is compared by"
     )
     record: Use = Field(Use(use="auto"), description="how the teacher's answers are kept: full, topk or sampled")
+    record_features: bool = Field(
+        False, description="keep what the teacher's layers give, too, for objectives that compare features"
+    )
     prior: Literal["none", "uniform", "teacher"] | tuple[float, ...] = Field(
         "none", description="class masses that the student is corrected to, without labels; numbers in labels' order"
     )
@@ -191,8 +196,16 @@ class Recipe(Settings):
 
     @property
     def reads_features(self) -> bool:
-        """Tell whether an objective compares what layers give: the teacher then answers live while students learn."""
+        """Tell whether an objective compares what layers give; unless recorded, the teacher then answers live."""
         return any("features" in catalog.entry("objective", term.use).needs for term in self.distill.objective)
+
+    @property
+    def recorded_features(self) -> frozenset[str]:
+        """Return the names of the features that the record keeps: those that objectives read, if it keeps any."""
+        if not self.distill.record_features:
+            return frozenset()
+        terms = [(term.weight, term.use, term.settings) for term in self.distill.objective]
+        return features_of(objective_of(terms))[1]
 
     @property
     def gives(self) -> frozenset[Signal]:
@@ -220,13 +233,14 @@ class Recipe(Settings):
 
     @property
     def temperatures(self) -> tuple[float, ...]:
-        """Return the temperatures that the objectives ask the teacher's record for."""
-        found = set()
+        """Return the temperatures that the objectives ask the teacher's record for; of a ramp, none."""
+        found = list[Any]()
         for term in self.distill.objective:
-            fields = catalog.entry("objective", term.use).Settings.model_fields
-            if "temperature" in fields:
-                found.add(term.settings.get("temperature", fields["temperature"].default))
-        return tuple(sorted(float(value) for value in found if isinstance(value, int | float)))
+            kind = catalog.entry("objective", term.use)
+            fields = kind.Settings.model_fields
+            if "temperature" in fields and "logits" in kind.needs:
+                found.append(term.settings.get("temperature", fields["temperature"].default))
+        return tuple(sorted({float(value) for value in found if isinstance(value, int | float)}))
 
     @property
     def prompted(self) -> bool:

@@ -46,6 +46,7 @@ from attar.students import folder as students
 from attar.students.prior import target_prior
 from attar.teachers.endpoint import EndpointTeacher
 from attar.teachers.recorded import RecordedTeacher
+from attar.teachers.recorded_features import RecordedFeatures
 
 if TYPE_CHECKING:
     import torch
@@ -217,7 +218,11 @@ def _record(desk: Desk, speaker: Teacher, known: Known | None) -> dict[str, Any]
     desk.content.mkdir(parents=True)
     if isinstance(speaker, EndpointTeacher):
         ask_ahead(speaker, list(splits.values()))
-    settings = RecordSettings(assets.codec_of(*desk.recipe.codec), derive(desk.recipe.seed, "record"))
+    settings = RecordSettings(
+        assets.codec_of(*desk.recipe.codec),
+        derive(desk.recipe.seed, "record"),
+        features=bool(desk.recipe.recorded_features),
+    )
     return record_teacher(speaker, splits, desk.work, desk.content / "answers", known, settings)
 
 
@@ -292,7 +297,7 @@ def _learn(
     if policy is not None:
         teacher = _speaker(desk)[0]
     elif features_of(objective)[1]:
-        teacher = _live(desk, features_of(objective)[1])
+        teacher = _shown(desk, features_of(objective)[1])
     task, ema = assets.task(recipe.task), recipe.distill.ema
     moving = None if ema is None or title == CONTROL else SelfTeaching(ema, task)
     origin = _origin(desk, settings, found)
@@ -305,6 +310,8 @@ def _learn(
                 f"{settings.model} has another tokenizer than the teacher; whoever teaches a student in its turn must "
                 "have the teacher's. Choose an assistant of the teacher's family, or set distill.generations to 1."
             )
+    if isinstance(recipe.distill.prior, tuple):  # a wrong one shows now, not after the training
+        target_prior(recipe.distill.prior, len(found.labels))
     lesson = Lesson(task, train, validation, objective, teacher, policy, moving)
     places = (desk.work, desk.content)
     facts = train_model(
@@ -320,8 +327,10 @@ def _learn(
     return facts if assistant or speaker is None else facts | _corrected(desk, found, speaker, title == STUDENT)
 
 
-def _live(desk: Desk, features: frozenset[str]) -> Teacher:
-    """Return the classifier that teaches, answering anew for every batch: a record holds no features."""
+def _shown(desk: Desk, features: frozenset[str]) -> Teacher:
+    """Return who shows what layers give: the record if it keeps features, else the classifier, for every batch anew."""
+    if desk.recipe.distill.record_features:
+        return RecordedFeatures(desk.recorded(), desk.inputs["record"].folder / "features")
     from attar.teachers.classifier import ClassifierTeacher
 
     model = students.load(desk.inputs["teacher"].folder)
@@ -339,7 +348,7 @@ def _corrected(desk: Desk, found: DataSet, speaker: RecordedTeacher, taught: boo
         said = torch.softmax(speaker.answer(found.split("train")).dense().double(), dim=-1).mean(dim=0).numpy()
         only = rare(said, target_prior(prior, len(found.labels)))
         if not only:
-            return {"prior": {"wanted": prior, "only": [], "changed": 0}}
+            return {"prior": {"wanted": prior if isinstance(prior, str) else "given", "only": [], "changed": 0.0}}
     examples = unlabelled(found, recorded=prior == "teacher")
     facts = correct_prior(model, assets.task(desk.recipe.task), examples, prior, speaker, only)
     students.save(model, desk.content)

@@ -153,7 +153,7 @@ def _other(rows: Rows) -> Rows:
 
 
 def _mean(term: Objective, rows: Rows, targets: torch.Tensor) -> Check:
-    """See that a row of weight 0 adds nothing, also not to what is divided by, and that only ratios of weights count."""
+    """See that a row of weight 0 adds nothing, not to the divisor either, and that only ratios of weights count."""
     name = f"the loss is a mean over row weights ({_name(term)})"
     teacher = _other(rows)
     weight = torch.arange(1, len(rows) + 1, device=rows.weight.device) % 3
@@ -176,7 +176,7 @@ def _self_teaching(term: Objective, rows: Rows, targets: torch.Tensor) -> Check:
 def _temperature(term: Any, rows: Rows) -> Check:
     """See that the temperature softens, and that T² undoes what it does to the size of the gradient.
 
-    Where all scores are near 0, a divergence is quadratic: its gradient falls with T², and the factor T² brings it back.
+    Where all scores are near 0 a divergence is quadratic: its gradient falls with T², and the factor brings it back.
     """
     plain = type(term)(term.settings.model_copy(update={"temperature": 1.0}))
     targets = torch.zeros(len(rows), dtype=torch.long, device=rows.weight.device)

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from attar.core.examples import UNKNOWN
 from attar.core.nouns import Batch, Model
 from attar.core.rows import Rows
+from attar.errors import AttarError
 from attar.optional import lazy
 from attar.stages.checks import Check
 from attar.stages.lesson import Lesson
+from attar.tasks.text_generation import prompt_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +30,7 @@ def completion_checks(model: Model, lesson: Lesson) -> Iterator[Check]:
         model: a causal language model, in evaluation mode.
         lesson: its training examples are looked at.
     """
+    yield _fits(model)
     batch = lesson.task.collate(model, lesson.train)
     with torch.no_grad():
         rows = lesson.task.rows(model, batch)
@@ -36,6 +40,24 @@ def completion_checks(model: Model, lesson: Lesson) -> Iterator[Check]:
         yield Check("hidden states and head give the model's own scores", *_head(model, lesson))
 
 
+def _fits(model: Model) -> Check:
+    """See that prompt, text and completion have a place each; a model with learned positions would fail on the longest.
+
+    Raises:
+        AttarError: they have not.
+    """
+    positions = int(getattr(model.module.config, "max_position_embeddings", 0) or 0)
+    empty = len(prompt_tokens(model, ""))
+    longest = empty + model.facts["max_length"] + model.facts["max_new_tokens"]
+    if positions and longest > positions:
+        raise AttarError(
+            f"The prompt ({empty} tokens), a text (max_length: {model.facts['max_length']}) and what is written "
+            f"(max_new_tokens: {model.facts['max_new_tokens']}) take {longest} places, and the model has {positions}. "
+            "Lower max_length or prompt.max_new_tokens."
+        )
+    return Check("the longest text fits the model", True, f"{longest} of {positions or 'any'} places")
+
+
 def _mask(model: Model, lesson: Lesson, batch: Batch, rows: Rows) -> tuple[bool, str]:
     """Decode each example's targets: they are the wanted text, and every row counts."""
     wanted = [text.strip() for text in lesson.train.targets or ()]
@@ -43,9 +65,9 @@ def _mask(model: Model, lesson: Lesson, batch: Batch, rows: Rows) -> tuple[bool,
     for place, key in enumerate(lesson.train.keys):
         ids = batch.targets[(rows.key[:, 0] == int(key)).cpu()]
         read = model.processor.decode(ids[:-1]).strip()
-        cut = len(ids) == model.facts["max_new_tokens"]  # a long target lost its end
+        cut = int(ids[-1]) == UNKNOWN  # a long target lost its end
         same = wanted[place].startswith(read.rstrip("\ufffd")) if cut else read == wanted[place]
-        wrong += not (same and int(ids[-1]) == model.processor.eos_token_id)
+        wrong += not (same and (cut or int(ids[-1]) == model.processor.eos_token_id))
     passed = wrong == 0 and bool((rows.weight > 0).all())
     return passed, f"{len(rows)} rows of {len(wanted)} texts, {wrong} texts differ from their rows' targets"
 

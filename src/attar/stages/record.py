@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from attar.core.rows import Rows
 from attar.errors import AttarError
 from attar.log import Meter, progress, say
 from attar.optional import lazy
+from attar.stages.record_features import FeatureWriter
 from attar.store.files import disk_errors, read_json, remove, write_json
 from attar.teachers.codecs.base import Codec
 from attar.teachers.codecs.fidelity import Fidelity, added, compare, difference, stated
@@ -60,11 +61,13 @@ class RecordSettings:
         codec: turns rows into bytes.
         seed: of what the codec draws (`attar.seeds.derive`).
         shard: examples a shard holds.
+        features: keep what layers give, too; the teacher then gives features.
     """
 
     codec: Codec = field(default_factory=lambda: FullCodec(FullCodec.Settings()))
     seed: int = 0
     shard: int = SHARD
+    features: bool = False
 
 
 def record(
@@ -81,35 +84,45 @@ def record(
         teacher: is asked once for each example; it may answer with any number of rows an example, lazily given.
         splits: name -> examples.
         work: folder where finished shards wait for the rest; a continued run begins after the last of them.
-        content: folder that the finished record is copied to.
+        content: folder that the finished record is copied to; features go to the folder `features` beside it.
         known: answers given before, one row an example.
         settings: codec, seed and size of shards; None keeps every choice.
 
     Returns:
-        Facts for the artifact's card: rows, examples, calls, codec and fidelity.
+        Facts for the artifact's card: rows, examples, calls, codec and fidelity; those of features, if any.
 
     Raises:
-        AttarError: there is no example, the teacher gives no scores, or record and live teacher disagree.
+        AttarError: there is no example, the teacher gives no scores (or features, if those are to be kept), or record
+            and live teacher disagree.
     """
     shards = work / "shards"
     with disk_errors(shards):
         shards.mkdir(parents=True, exist_ok=True)
-    _refuse(teacher, splits)
-    writer = _Writer(teacher, _fitted(settings or RecordSettings(), teacher, splits, work), known)
+    settings = settings or RecordSettings()
+    _refuse(teacher, splits, settings.features)
+    features = FeatureWriter(work / "features") if settings.features else None
+    writer = _Writer(teacher, _fitted(settings, teacher, splits, work), known, features)
     total = sum(len(examples) for examples in splits.values())
     with progress("recording the teacher", total) as bar:
         for name, examples in splits.items():
             for path, part in _shards(examples, shards, name, writer.settings.shard):
                 writer.finish(path, part, name, bar)
     write_index(shards, writer.settings.codec)
-    checks = [_same(teacher, splits, shards)]
+    probe = _probe(splits)
+    said = teacher.answer(probe)
+    checks = [_same(said, probe, shards)]
+    facts: dict[str, Any] = {}
+    if features is not None:
+        beside = content.with_name("features")
+        facts["features"] = features.finish(beside)
+        checks.append(features.same(said, probe.keys, beside))
     remove(content)
     # the shards stay in the work folder until the record is in the store; names with a dot are halves that a kill left
     shutil.copytree(shards, content, ignore=shutil.ignore_patterns(".*"))
-    return {**_facts(shards, writer.settings.codec), "examples": total, "preflight": checks}
+    return {**_facts(shards, writer.settings.codec), **facts, "examples": total, "preflight": checks}
 
 
-def _refuse(teacher: Teacher, splits: Mapping[str, Examples]) -> None:
+def _refuse(teacher: Teacher, splits: Mapping[str, Examples], features: bool = False) -> None:
     if not any(len(examples) for examples in splits.values()):
         raise AttarError("There is no example to record the teacher on. Give data.")
     if "logits" not in teacher.gives:
@@ -118,6 +131,8 @@ def _refuse(teacher: Teacher, splits: Mapping[str, Examples]) -> None:
             f"A record is made of scores of every choice; this teacher gives {given}. Record the model behind it, or "
             "learn from the texts that it writes."
         )
+    if features and "features" not in teacher.gives:
+        raise AttarError("This teacher gives no features to record. Leave distill.record_features out.")
 
 
 @dataclass
@@ -127,16 +142,20 @@ class _Writer:
     teacher: Teacher
     settings: RecordSettings
     known: Known | None
+    features: FeatureWriter | None = None
     rows: int = 0
 
     def finish(self, path: Path, examples: Examples, split: str, bar: Meter) -> None:
         """Answer and write a shard that is not there yet."""
-        self.rows += self._write(path, examples) if not path.exists() else int(Shard(path).facts["rows"])
+        done = path.exists() and (self.features is None or self.features.has(path.name))
+        self.rows += int(Shard(path).facts["rows"]) if done else self._write(path, examples)
         bar.advance(len(examples), split if self.rows == len(examples) else f"{split}, {self.rows:,} rows")
 
     def _write(self, path: Path, examples: Examples) -> int:
         codec = self.settings.codec
         answered, asked = _answer(self.teacher, examples, self.known)
+        if self.features is not None:  # before the answers, whose file says that the shard is done
+            self.features.write(path.name, answered, examples.keys)
         rows, counts = ordered(answered, examples.keys)
         columns = codec.encode(rows, self.settings.seed)
         facts = {
@@ -185,7 +204,7 @@ def _fitted(settings: RecordSettings, teacher: Teacher, splits: Mapping[str, Exa
         chosen = codec.fitted(probe.take(_evenly(len(probe))))
         write_json(path, chosen.settings.model_dump(mode="json"))
     kind = catalog.entry("codec", codec.name)
-    return RecordSettings(kind(kind.Settings(**read_json(path))), settings.seed, settings.shard)
+    return replace(settings, codec=kind(kind.Settings(**read_json(path))))
 
 
 def _evenly(count: int, most: int = PROBE_ROWS) -> torch.Tensor:
@@ -222,10 +241,9 @@ def _answer(teacher: Teacher, examples: Examples, known: Known | None) -> tuple[
     return Rows(key, torch.ones(len(examples)), scores), len(asked)
 
 
-def _same(teacher: Teacher, splits: Mapping[str, Examples], shards: Path) -> dict[str, Any]:
-    """Ask the live teacher a few examples again and compare with the record."""
-    probe = _probe(splits)
-    live, _ = ordered(teacher.answer(probe), probe.keys)
+def _same(said: Rows, probe: Examples, shards: Path) -> dict[str, Any]:
+    """Compare what the live teacher says of a few examples, asked again, with the record."""
+    live, _ = ordered(said, probe.keys)
     kept = RecordedTeacher(shards, "").answer(probe)
     if not torch.equal(live.key.cpu(), kept.key):
         raise AttarError(

@@ -56,7 +56,7 @@ class ModelSettings(Settings):
 
     model: str | None = Field(
         None,
-        description="where the weights are: a path, hf:, pypi:, timm: or torchvision:; a student may start from `teacher`",
+        description="where the weights are: a path, hf:, pypi:, timm: or torchvision:; a student may name `teacher`",
     )
     sha256: str | None = Field(None, description="checksum of the wheel, for pypi: sources")
     build: Build | None = Field(None, description="a network from a few numbers, instead of `model`")

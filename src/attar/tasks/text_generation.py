@@ -41,7 +41,8 @@ class TextGeneration:
     def collate(self, model: Model, examples: Examples) -> Batch:
         """Return token ids ``(batch, time)``, and for each row its example's place and its time.
 
-        An example without a target text has no rows. The rows of what the model wrote itself have no hard targets.
+        An example without a target text has no rows. The rows of what the model wrote itself have no hard targets, and
+        neither has the end of a target that was cut: to stop there is not to be learned.
         """
         pairs = [_tokens(model, str(text), target) for text, target in _texts(examples)]
         longest = max((len(prompt) + len(answer) for prompt, answer in pairs), default=1)
@@ -54,6 +55,9 @@ class TextGeneration:
         example = torch.repeat_interleave(torch.arange(len(pairs)), counts)
         inputs = {"input_ids": ids, "example": example, "time": first[example] + place, "place": place}
         targets = torch.tensor([i for _, answer in pairs for i in answer], dtype=torch.long)
+        ends = counts.cumsum(0)[counts > 0] - 1
+        lost = torch.tensor([was_cut(model, target) for _, target in _texts(examples) if target], dtype=torch.bool)
+        targets[ends[lost]] = UNKNOWN
         if examples.own is not None:
             targets = targets.masked_fill(torch.from_numpy(examples.own)[example], UNKNOWN)
         return Batch(examples, inputs, targets)
@@ -95,9 +99,17 @@ def prompt_tokens(model: Model, text: str) -> list[int]:
 
 def completion_tokens(model: Model, target: str) -> list[int]:
     """Return the token ids of a target text and the end: what the model shall write."""
-    written = target if prompt_of(model).chat else f" {target}"
-    ids = model.processor(written, add_special_tokens=False).input_ids[: model.facts["max_new_tokens"] - 1]
-    return [*ids, int(model.processor.eos_token_id)]
+    return [*_written(model, target)[: model.facts["max_new_tokens"] - 1], int(model.processor.eos_token_id)]
+
+
+def was_cut(model: Model, target: str) -> bool:
+    """Tell whether a target text is longer than what the model may write."""
+    return len(_written(model, target)) >= int(model.facts["max_new_tokens"])
+
+
+def _written(model: Model, target: str) -> list[int]:
+    text = target if prompt_of(model).chat else f" {target}"
+    return list(model.processor(text, add_special_tokens=False).input_ids)
 
 
 def _texts(examples: Examples) -> Sequence[tuple[str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -72,15 +73,22 @@ def _write(prompts: Sequence[Sequence[int]], model: Model, settings: WritingSett
         ids[row, longest - len(prompt) :] = torch.tensor(prompt)
         mask[row, longest - len(prompt) :] = 1
     device = next(network.parameters()).device
-    out = network.generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        max_new_tokens=model.facts["max_new_tokens"],
-        eos_token_id=end,
-        pad_token_id=end,
-        **_how(settings),
-    )
+    ends = {"max_new_tokens": model.facts["max_new_tokens"], "eos_token_id": end, "pad_token_id": end}
+    with _plain(network):
+        out = network.generate(input_ids=ids.to(device), attention_mask=mask.to(device), **ends, **_how(settings))
     return [text.strip() for text in model.processor.batch_decode(out[:, longest:], skip_special_tokens=True)]
+
+
+@contextmanager
+def _plain(network: Any) -> Iterator[None]:
+    """Put the model's own habits of writing aside: a penalty it came with would make greedy writing another thing."""
+    from transformers import GenerationConfig
+
+    own, network.generation_config = network.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        network.generation_config = own
 
 
 def _how(settings: WritingSettings) -> dict[str, Any]:

@@ -83,7 +83,8 @@ def vocabulary_map(teacher: Any, student: Any, choices: int | None = None) -> np
     ours, theirs = _ids(student), _ids(teacher)
     found = np.full(choices or max(theirs.values(), default=-1) + 1, -1, dtype=np.int64)
     for content in ours.keys() & theirs.keys():
-        found[theirs[content]] = ours[content]
+        if theirs[content] < len(found):  # a token added to the tokenizer alone has no choice
+            found[theirs[content]] = ours[content]
     return found
 
 

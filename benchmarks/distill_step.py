@@ -170,11 +170,17 @@ class Step:
 
 def extra_memory(choices: int) -> dict[str, float]:
     """Return what a recorded step over 2 x 2048 tokens takes besides hidden states, head and their gradients."""
+    recorded_loss(64, 512)  # threads and kernels that the first product of a process sets up
+    return recorded_loss(2 * 2048, choices)
+
+
+def recorded_loss(rows: int, choices: int) -> dict[str, float]:
+    """Return memory and seconds of a recorded loss with its gradients."""
     from attar.core.rows import Head, Rows, Top
     from attar.objectives.blocks import evaluate
     from attar.objectives.forward_kl import ForwardKL
 
-    rows, k = 2 * 2048, 32
+    k = 32
     torch.manual_seed(0)
     hidden = torch.randn(rows, WIDTH).requires_grad_()
     weight = torch.nn.Parameter(torch.randn(choices, WIDTH) * 0.02)

@@ -261,6 +261,37 @@ def test_scores_of_all_rows_and_choices_never_exist(lazy_teacher: bool, autocast
     assert dense.elements >= rows * choices
 
 
+class _Casts(TorchDispatchMode):
+    """Note the size of whatever is copied into another type."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default:
+            self.elements.append(made.numel())
+        return made
+
+
+@pytest.mark.parametrize("theirs", [torch.bfloat16, torch.float32])
+def test_a_teachers_head_of_another_type_is_cast_tile_by_tile(theirs: torch.dtype) -> None:
+    rows, width, choices = 24, 32, 500
+    draw = torch.Generator().manual_seed(6)
+    made = [torch.randn(shape, generator=draw) for shape in ((rows, width), (choices, width)) * 2]
+    ours, head, said, other = (*made[:2], *(part.to(theirs) for part in made[2:]))
+    student = Rows(_key(rows), torch.ones(rows), hidden=ours.requires_grad_(), head=Head(head))
+    teacher = Rows(_key(rows), torch.ones(rows), hidden=said, head=Head(other, scale=0.3))
+    plain = Rows(teacher.key, teacher.weight, hidden=said.float(), head=Head(other.float(), scale=0.3))
+    targets = torch.zeros(rows, dtype=torch.long)
+    with _Casts() as seen:
+        found = evaluate(KL, student, teacher, targets, Sizes(8, 2, 50)).total
+    assert max(seen.elements, default=0) <= 50 * width
+    exact = KL(Rows(student.key, student.weight, student.dense()), plain, targets).total
+    assert found.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("free", [2**26, 2**30, 2**40])
 @pytest.mark.parametrize(("choices", "width"), [(2, 8), (32_000, 576), (151_936, 896), (262_144, 2048)])
 @pytest.mark.parametrize("itemsize", [2, 4])

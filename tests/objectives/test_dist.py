@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attar.objectives.dist import Dist, unlikeness
+from attar.objectives.learned import needs_whole_batch
 
 Judge = Callable[..., tuple[float, torch.Tensor]]
 
@@ -64,3 +65,7 @@ def test_what_does_not_vary() -> None:
     assert ours.grad is not None
     assert torch.isfinite(ours.grad).all()
     assert unlikeness(line, flat, even).tolist() == [0.0]
+
+
+def test_a_batch_is_not_cut_for_what_compares_its_rows() -> None:
+    assert needs_whole_batch(_dist(1, 1))

@@ -203,3 +203,14 @@ def test_parted_where_the_student_rules_choices_out() -> None:
     assert gradient[1].tolist() == pytest.approx([1.0, 1.0, 0.0, 0.0], abs=1e-6)
     nothing, left = parted(torch.tensor([[1.0, float("-inf")]]), torch.tensor([[0]]))
     assert (float(nothing), float(left)) == (1.0, float("-inf"))
+
+
+@pytest.mark.parametrize("masked", [-1e30, -1e9, -1e5, 1e9])
+def test_parted_where_a_choice_is_far_from_the_others(masked: float) -> None:
+    scores = torch.tensor([[masked, 1.0, 2.0, 0.5]], requires_grad=True)
+    ids = torch.tensor([[1]])
+    rest = parted(scores, ids)[1]
+    exact = scores.detach().double().scatter(-1, ids, float("-inf"))
+    assert rest.item() == pytest.approx(exact.logsumexp(-1).item(), rel=1e-6)
+    (gradient,) = torch.autograd.grad(rest.sum(), scores)
+    assert gradient[0].tolist() == pytest.approx(exact.softmax(-1)[0].tolist(), abs=1e-6)

@@ -63,3 +63,18 @@ def test_what_an_objective_learned_stays_with_it() -> None:
     own.module = torch.nn.Linear(2, 2)  # type: ignore[attr-defined]
     moved = Scheduled([Term(1.0, own, Ramp(start=4, end=1))]).at(0.5).terms[0][1]
     assert moved.module is own.module  # type: ignore[attr-defined]
+
+
+def test_the_fullest_sum_has_each_ramp_at_its_larger_end() -> None:
+    fading = Term(Ramp(start=2, end=1), KL, Ramp(start=1, end=5))
+    moving = Scheduled([Term(Ramp(start=0, end=3, until=0.5), CE), fading])
+    (first, hard), (second, soft) = moving.fullest().terms
+    assert (first, second) == (3.0, 2.0)
+    assert hard is CE
+    assert soft.settings.temperature == 5  # type: ignore[attr-defined]
+    assert KL.settings.temperature == 4
+
+
+def test_the_fullest_sum_of_weights_that_are_always_zero_pulls_nowhere() -> None:
+    ((weight, _),) = Scheduled([Term(Ramp(start=0, end=0), CE)]).fullest().terms
+    assert 0 < weight <= 1e-10

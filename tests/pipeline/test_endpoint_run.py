@@ -23,6 +23,15 @@ from attar.store.journal import Journal
 
 TRAIN, VALIDATION, TEST = 12, 6, 10
 ALL = TRAIN + VALIDATION + TEST
+IDLE: list[tuple[str, Any]] = [
+    ("templates", ["{text}?"]),
+    ("search", "none"),
+    ("calibration", "none"),
+    ("demonstrations", 2),
+    ("block", 8),
+    ("max_tokens", 99),
+]
+"""Keys of a prompt that a server never hears of."""
 
 
 @dataclass
@@ -237,6 +246,8 @@ def _mistakes(home: Home, changes: Mapping[str, Any]) -> dict[str, str]:
         ({"teacher.members": 2}, "teacher.members", "must be 1 without teacher.train"),
         ({"student.model": "teacher"}, "student.model", "cannot start from a teacher behind a server"),
         ({"distill.objective": "hidden"}, "distill.objective[0]", "hidden needs features"),
+        ({"teacher.endpoint.temperature": 0.7}, "teacher.endpoint", "temperature is for votes"),
+        *(({f"prompt.teacher.{name}": value}, f"prompt.teacher.{name}", "does nothing here") for name, value in IDLE),
         ({"prompt.teacher.words": {"negative": "no"}}, "prompt.teacher.words", "must name every label once"),
     ],
     ids=str,

@@ -176,6 +176,8 @@ TAUGHT = {"teacher", "control"}  # the control starts from the teacher's layers,
     ("before", "after", "stages"),
     [
         ({"distill.text": "teacher"}, {"distill.text": {"use": "teacher", "how": "beam"}}, {"write", "record"} | LATER),
+        ({}, {"prompt.max_new_tokens": 7}, {"teacher", "record"} | TAUGHT | LATER),
+        ({}, {"prompt.teacher.template": "{text}:"}, {"teacher", "record"} | TAUGHT | LATER),
         ({"distill.on_policy": {}}, {"distill.on_policy": {"share": 0.4}}, LATER),
         ({"distill.on_policy": {}}, {"distill.on_policy": {"buffer": 8}}, LATER),
         ({"distill.on_policy": {}}, {"distill.on_policy": {}, "teacher.precision": "bfloat16"}, LATER),
@@ -215,6 +217,9 @@ def test_the_write_stage_has_a_forecast_that_grows_with_the_samples(home: Path) 
             "needs an objective that listens to the teacher",
         ),
         ({"distill.on_policy": {}, "distill.generations": 2}, "distill.on_policy", "one teacher and one student"),
+        ({"prompt.teacher.search": "none"}, "prompt.teacher.search", "text-generation has one prompt"),
+        ({"prompt.teacher.max_tokens": 99}, "prompt.teacher.max_tokens", "does nothing here"),
+        ({"prompt.teacher.words": {"a": "b"}}, "prompt.teacher.words", "does nothing here"),
     ],
     ids=str,
 )

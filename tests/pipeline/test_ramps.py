@@ -209,6 +209,26 @@ def test_what_a_text_model_learns_of_a_live_teacher_may_have_ramps(tmp_path: Pat
     assert "a topk record" in _mistakes(body, tmp_path)["distill.objective[0].temperature"]
 
 
+@pytest.mark.parametrize("record", ["auto", "full"])
+def test_scores_uncentered_are_refused_of_a_record(record: str, tmp_path: Path, llama_folder: Path) -> None:
+    raw = {"use": "logit_mse", "center": False}
+    said = _mistakes(_body({"use": "forward_kl"}, raw, record=record), tmp_path)
+    assert said == {
+        "distill.objective[1].center": "must be true: a record holds log-probabilities, in which a constant of all "
+        "scores is lost. Leave the key out, or ask the teacher live with distill.on_policy."
+    }
+    check(Recipe.model_validate(_body({"use": "logit_mse"}, record=record)), tmp_path)
+    (tmp_path / "pairs.csv").write_text("text,title\none,a\ntwo,b\nthree,c\nfour,d\n", encoding="utf-8")
+    body: dict[str, Any] = {
+        "task": "text-generation",
+        "data": {"source": "pairs.csv", "text": "text", "target": "title", "validation": 1, "test": 1},
+        "teacher": {"model": str(llama_folder), "train": {}},
+        "student": {"model": "teacher", "layers": 1},
+        "distill": {"objective": [raw], "on_policy": {}},
+    }
+    check(Recipe.model_validate(body), tmp_path)
+
+
 def _mistakes(body: Mapping[str, Any], base: Path) -> dict[str, str]:
     with pytest.raises(RecipeError) as caught:
         check(Recipe.model_validate(body), base)

@@ -14,6 +14,7 @@ from attar.core.rows import Rows
 from attar.errors import AttarError
 from attar.objectives.cross_entropy import CrossEntropy
 from attar.objectives.forward_kl import ForwardKL
+from attar.objectives.ramp import Ramp, Scheduled, Term
 from attar.stages.lesson import Lesson
 from attar.stages.preflight import preflight
 from attar.tasks.image_classification import ImageClassification
@@ -71,3 +72,11 @@ def test_a_wrong_objective_stops_the_run(
 ) -> None:
     with pytest.raises(AttarError, match=f"Preflight stopped the run.*{words}"):
         preflight(net(), _lesson(net, images, objective))
+
+
+def test_a_wrong_objective_that_enters_later_stops_the_run(
+    net: Callable[..., Model], images: Callable[..., Examples]
+) -> None:
+    entering = Term(Ramp(start=0, end=1), Shifted(Shifted.Settings()))
+    with pytest.raises(AttarError, match="student := teacher"):
+        preflight(net(), _lesson(net, images, Scheduled([Term(1.0, CrossEntropy(CrossEntropy.Settings())), entering])))

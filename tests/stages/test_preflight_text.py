@@ -40,6 +40,15 @@ def test_the_right_task_and_objective_pass(writer: Callable[..., Model], pairs: 
         assert part in names
 
 
+def test_a_live_teacher_in_bfloat16_passes(writer: Callable[..., Model], pairs: Examples) -> None:
+    task = TextGeneration()
+    teacher = LanguageModelTeacher(writer(seed=9), task, "print", torch.bfloat16)
+    (blocks,) = (
+        check for check in preflight(writer(), Lesson(task, pairs, pairs, KL, teacher)) if "blocks" in check["name"]
+    )
+    assert blocks["passed"]
+
+
 class Late(TextGeneration):
     """Read each token's row one place late, where the model has seen the token."""
 
@@ -170,3 +179,9 @@ def test_texts_too_long_for_the_model_are_refused_before_training(
     model.module.config.max_position_embeddings = 100  # type: ignore[union-attr]
     with pytest.raises(AttarError, match="and the model has 100"):
         preflight(model, _lesson(writer, pairs, KL, TextGeneration()))
+
+
+def test_a_student_that_begins_as_its_teacher_passes(writer: Callable[..., Model], pairs: Examples) -> None:
+    task = TextGeneration()
+    lesson = Lesson(task, pairs, pairs, KL, LanguageModelTeacher(writer(seed=3), task, "print"))
+    assert all(check["passed"] for check in preflight(writer(seed=3), lesson))

@@ -221,6 +221,69 @@ def test_who_waits_for_a_call_learns_that_a_full_disk_lost_it(path: Path, monkey
         assert ended.wait(5)
 
 
+def _full(*given: object) -> int:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("call", ["write", "fsync"])
+def test_a_call_that_cannot_be_written_down_is_not_sent_and_nobody_waits_for_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    ledger = Ledger(path)
+    ended: list[str] = []
+
+    def wait() -> None:
+        with pytest.raises(CapReached):
+            ledger.send("b", WORST, Caps(calls=1))
+        ended.append("b")
+
+    with ledger.held():
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, _full)
+            with pytest.raises(AttarError, match="No space is left"):
+                ledger.send("a", WORST, Caps(calls=1))
+        assert ledger.total == ledger.unsure == WORST
+        thread = threading.Thread(target=wait, daemon=True)
+        thread.start()
+        thread.join(5)
+        assert ended == ["b"]
+        ledger.answered(ledger.send("b", WORST, NONE), REAL, {"text": "later"})
+    assert Ledger(path).answer("b") == {"text": "later"}
+
+
+def test_who_waits_already_learns_that_a_call_could_not_be_written_down(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(path)
+    waits, ended = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with pytest.raises(CapReached):
+            ledger.send("b", WORST, Caps(calls=1))
+        ended.set()
+
+    def fails_late(handle: int) -> None:
+        threading.Thread(target=wait, daemon=True).start()
+        waits.wait(0.1)
+        _full()
+
+    with ledger.held():
+        monkeypatch.setattr(os, "fsync", fails_late)
+        with pytest.raises(AttarError):
+            ledger.send("a", WORST, Caps(calls=1))
+        assert ended.wait(5)
+
+
+def test_a_disk_that_cannot_sync_an_answer_is_a_users_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(path)
+    with ledger.held():
+        ticket = ledger.send("a", WORST, NONE)
+        monkeypatch.setattr(os, "fsync", _full)
+        with pytest.raises(AttarError, match="No space is left"):
+            ledger.answered(ticket, REAL, {})
+    assert ledger.total == REAL
+
+
 def test_lines_are_synced_before_the_call_and_after_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[list[str]] = []
     ledger = Ledger(path)

@@ -20,9 +20,12 @@ from attar.core.examples import UNKNOWN, Examples
 from attar.core.prompt import TextPrompt
 from attar.errors import AttarError
 from attar.seeds import content_key
+from attar.store.ledger import Ledger
 from attar.store.spending import Cost
 from attar.teachers.endpoint import EndpointTeacher, Estimate
-from attar.teachers.endpoint_client import EndpointClient
+from attar.teachers.endpoint_client import EndpointClient, Stopped
+from attar.teachers.endpoint_http import Request
+from attar.teachers.endpoint_requests import RequestMaker
 
 PROMPT = TextPrompt("Review: {text}\nSentiment:", WORDS)
 CHAT = TextPrompt("Is it {options}? {text}", WORDS, chat=True, demonstrations=(("Tore.", 0),))
@@ -261,6 +264,47 @@ def test_refused_calls_do_not_count_against_the_cap_and_lost_ones_do(make: Make)
         make(server, max_calls=3).answer(some(3))
     with serving(faults=("cut",)) as server, pytest.raises(AttarError, match="1 of the calls got no answer"):
         make(server, max_calls=4, concurrency=1).answer(some(1, first=50))
+
+
+def test_a_call_that_waited_for_room_is_not_sent_after_a_stop(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    worst, stopped = Cost(1, 10, 1), threading.Event()
+    with serving() as server, ledger.held():
+        settings = EndpointTeacher.Settings(base_url=server.url, model=MODEL, max_calls=1)
+        client = EndpointClient(settings, ledger)
+        first = ledger.send("first", worst, settings.caps)
+
+        def ask() -> None:
+            with pytest.raises(Stopped):
+                client.ask(Request("second", "completions", {"model": MODEL, "prompt": "x"}, worst))
+            stopped.set()
+
+        threading.Thread(target=ask, daemon=True).start()
+        time.sleep(0.1)
+        client.stop()
+        ledger.failed(first, "free", Cost(), "status 429")
+        assert stopped.wait(5)
+        client.close()
+        assert server.seen.total() == 0
+    assert ledger.total == Ledger(tmp_path / "ledger.jsonl").total == Cost()
+
+
+def test_another_seed_asks_again_only_where_it_is_drawn_from(tmp_path: Path) -> None:
+    def keys(seed: int, **changes: Any) -> set[str]:
+        settings = EndpointTeacher.Settings(base_url="http://127.0.0.1:8/v1", model=MODEL, **changes)
+        return {request.key for request in RequestMaker(settings, PROMPT, seed).requests("x")}
+
+    assert keys(1) == keys(2)
+    assert keys(1, mode="text") == keys(2, mode="text")
+    assert not keys(1, mode="text", temperature=0.5) & keys(2, mode="text", temperature=0.5)
+    assert not keys(1, votes=3, temperature=0.5) & keys(2, votes=3, temperature=0.5)
+
+
+def test_a_seed_is_sent_only_with_a_temperature_that_is_sent() -> None:
+    plain = EndpointTeacher.Settings(base_url="http://127.0.0.1:8/v1", model=MODEL)
+    (request,) = RequestMaker(plain.model_copy(update={"temperature": 0.7}), PROMPT, 1).requests("x")
+    assert request.body["temperature"] == 0
+    assert "seed" not in request.body
 
 
 def test_what_a_server_does_not_count_is_taken_at_its_worst(make: Make) -> None:

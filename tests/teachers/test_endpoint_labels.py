@@ -169,7 +169,6 @@ def test_choices_of_probability_0_are_left_out() -> None:
         b'{"choices": []}',
         b'{"choices": [{"message": null}]}',
         b'{"choices": [{"message": {"content": 3}}]}',
-        b'{"choices": [{"text": "a"}], "usage": {"prompt_tokens": -1}}',
         b'{"error": {"message": "overloaded"}}',
         b"\xff\xfe",
         (CHAT % '{"content": [{"token": "g", "logprob": NaN}]}').encode(),
@@ -178,7 +177,7 @@ def test_choices_of_probability_0_are_left_out() -> None:
         ).encode(),
         (CHAT % "3").encode(),
     ],
-    ids=range(13),
+    ids=range(12),
 )
 def test_what_is_no_completion_is_refused(raw: bytes) -> None:
     with pytest.raises(ValueError, match="not the JSON of a completion"):
@@ -188,3 +187,24 @@ def test_what_is_no_completion_is_refused(raw: bytes) -> None:
 def test_a_reply_may_name_no_model_and_count_no_tokens() -> None:
     reply: Any = read_reply(b'{"choices": [{"message": {"content": null}, "finish_reason": null}]}')
     assert (reply.model, reply.text, reply.usage, reply.tokens) == (None, "", None, None)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        "null",
+        "{}",
+        "[]",
+        "3",
+        '{"total_tokens": 6}',
+        '{"prompt_tokens": 5}',
+        '{"prompt_tokens": 5, "completion_tokens": null}',
+        '{"prompt_tokens": null, "completion_tokens": 1}',
+        '{"prompt_tokens": -1, "completion_tokens": 1}',
+        '{"prompt_tokens": 5.5, "completion_tokens": 1}',
+        '{"prompt_tokens": true, "completion_tokens": 1}',
+    ],
+)
+def test_an_answer_is_of_use_whatever_its_count_of_tokens(usage: str) -> None:
+    reply = read_reply(f'{{"choices": [{{"text": "good"}}], "usage": {usage}}}'.encode())
+    assert (reply.text, reply.usage) == ("good", None)

@@ -23,6 +23,15 @@ def _settings(**changes: Any) -> EndpointSettings:
         {"API-KEY": KEY},
         {"body": {"api_key": KEY}},
         {"body": {"Authorization": f"Bearer {KEY}"}},
+        {"x_api_key": KEY},
+        {"access_token": KEY},
+        {"accessToken": KEY},
+        {"client-secret": KEY},
+        {"body": {"x-api-key": KEY}},
+        {"body": {"db_password": 12345}},
+        {"body": {"extra_headers": {"Authorization": f"Bearer {KEY}"}}},
+        {"body": {"tools": [{"type": "search", "auth": {"apiKey": KEY}}]}},
+        {"body": {"api_key": [KEY]}},
         {"key_env": KEY},
         {"base_url": f"https://user:{KEY}@host/v1"},
         {"base_url": f"https://host/v1?key={KEY}"},
@@ -34,6 +43,20 @@ def test_a_key_in_the_recipe_is_refused_and_not_repeated(changes: dict[str, Any]
         _settings(**changes)
     assert KEY not in str(caught.value)
     assert "environment" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"max_think_tokens": 5, "stop_token_ids": [1], "skip_special_tokens": False},
+        {"prompt_cache_key": "reviews"},
+        {"chat_template_kwargs": {"eos_token": "</s>", "add_token": True}},
+        {"response_format": {"schema": {"properties": {"key": {"type": "string"}}, "required": ["key"]}}},
+    ],
+    ids=str,
+)
+def test_keys_that_only_sound_like_secrets_are_sent(body: dict[str, Any]) -> None:
+    assert _settings(body=body).body == body
 
 
 @pytest.mark.parametrize("address", ["", "host/v1", "ftp://host", "http://", "http://host:99999", "http://host:x"])
@@ -53,6 +76,13 @@ def test_votes_need_a_temperature_and_labels() -> None:
         _settings(votes=3)
     with pytest.raises(ValidationError, match="mode: labels"):
         _settings(votes=3, temperature=1, mode="text")
+
+
+def test_label_probabilities_have_no_temperature() -> None:
+    with pytest.raises(ValidationError, match="temperature is for votes, or mode: text or tokens"):
+        _settings(temperature=0.7)
+    assert _settings(temperature=0.7, votes=3).temperature == 0.7
+    assert _settings(temperature=0.7, mode="tokens").temperature == 0.7
 
 
 @pytest.mark.parametrize("name", ["model", "max_tokens", "logprobs", "stream", "seed"])

@@ -248,8 +248,8 @@ class _Pass:
         teacher = self.job.teacher
         if teacher is None or teacher.head is None or teacher.hidden is None:
             return None
-        head, hidden = teacher.head, teacher.hidden[block].to(self.dtype)
-        product = hidden @ head.weight.to(self.dtype).T
+        head = teacher.head
+        product = self._product(teacher.hidden[block], head.weight)
         return lambda part: head.finish(product[part].to(torch.promote_types(self.dtype, torch.float32)))
 
     def _through_head(

@@ -46,6 +46,7 @@ class Dist:
     needs: ClassVar[frozenset[Signal]] = frozenset({"logits"})
     settles_for: ClassVar[frozenset[Signal]] = frozenset()
     by_row: ClassVar[bool] = False
+    whole_batch: ClassVar[bool] = True
     divergence: ClassVar[bool] = True
 
     class Settings(SoftSettings):

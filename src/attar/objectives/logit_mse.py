@@ -25,7 +25,8 @@ class LogitMSE:
     probabilities. ``T² · KL`` of the two goes to half of the centered error as T grows. A choice that either rules
     out (-inf) is left out of the mean.
 
-    It takes no ``top`` record: all logits are needed.
+    It takes no ``top`` record: all logits are needed. A record of all choices holds log-probabilities, from which a
+    row's constant is lost, so without ``center`` the teacher has to be asked live.
 
     Args:
         settings: see `LogitMSE.Settings`.
@@ -51,7 +52,7 @@ class LogitMSE:
     class Settings(Settings):
         """Set what is compared."""
 
-        center: bool = Field(True, description="take each row's mean off first; off where logits go into sigmoids")
+        center: bool = Field(True, description="take each row's mean off first; off needs a live teacher")
 
     def __init__(self, settings: LogitMSE.Settings) -> None:
         self.settings = settings

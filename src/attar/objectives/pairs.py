@@ -15,6 +15,8 @@ else:
 
 LEAST = -1e30
 """Stands for minus infinity where a gradient is taken: 0 x -inf would be no number."""
+MOST = 1e3
+"""Largest score that still leaves digits for the logarithm of a share, in float32."""
 
 
 def scores(rows: Rows) -> torch.Tensor:
@@ -119,8 +121,10 @@ def _parted() -> Any:
             free = _first_free(ids)  # a choice that is not kept: the sum is its score over its share
             others = ours.scatter(-1, ids, float("-inf"))
             shares = torch.log_softmax(others, dim=-1)
-            rest = ours.gather(-1, free) - shares.gather(-1, free)
-            if not bool(rest.isfinite().all()):  # that choice is ruled out, or all others are
+            known = ours.gather(-1, free)
+            rest = known - shares.gather(-1, free)
+            # that choice is ruled out, by -inf or a large number, or all others are
+            if not bool((rest.isfinite() & (known.abs() <= MOST)).all()):
                 rest, shares = others.logsumexp(dim=-1, keepdim=True), shares.nan_to_num(nan=float("-inf"))
             ctx.save_for_backward(shares, ids)
             return kept, rest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,11 @@ class Ramp(Settings):
             done = 0.5 - 0.5 * math.cos(math.pi * done)
         return self.start + (self.end - self.start) * done
 
+    @property
+    def most(self) -> float:
+        """Return the larger end."""
+        return max(self.start, self.end)
+
 
 @dataclass(frozen=True)
 class Term:
@@ -56,11 +61,18 @@ class Term:
 
     def at(self, progress: float) -> tuple[float, Objective]:
         """Return weight and objective at a share of training; learned parts of the objective stay the same."""
-        weight = self.weight.at(progress) if isinstance(self.weight, Ramp) else self.weight
+        return self._with(lambda ramp: ramp.at(progress))
+
+    def fullest(self) -> tuple[float, Objective]:
+        """Return weight and objective with each ramp at its larger end."""
+        return self._with(lambda ramp: ramp.most)
+
+    def _with(self, value: Callable[[Ramp], float]) -> tuple[float, Objective]:
+        weight = value(self.weight) if isinstance(self.weight, Ramp) else self.weight
         if self.temperature is None:
             return weight, self.objective
         moved: Any = copy.copy(self.objective)
-        moved.settings = moved.settings.model_copy(update={"temperature": self.temperature.at(progress)})
+        moved.settings = moved.settings.model_copy(update={"temperature": value(self.temperature)})
         return weight, moved
 
 
@@ -84,10 +96,18 @@ class Scheduled:
 
     def at(self, progress: float) -> WeightedSum:
         """Return the sum at a share of training in [0, 1]; where all weights are 0, a sum that pulls nowhere."""
-        terms = [term.at(progress) for term in self.all_terms]
-        if not any(weight > 0 for weight, _ in terms):
-            terms[0] = (1e-12, terms[0][1])
-        return WeightedSum(terms)
+        return _sum([term.at(progress) for term in self.all_terms])
+
+    def fullest(self) -> WeightedSum:
+        """Return the sum with each ramp at its larger end, so that every term that ever pulls is in it.
+
+        Example:
+            >>> from attar.objectives.cross_entropy import CrossEntropy
+            >>> entering = Scheduled([Term(Ramp(start=0, end=2), CrossEntropy(CrossEntropy.Settings()))])
+            >>> entering.fullest().terms[0][0]
+            2.0
+        """
+        return _sum([term.fullest() for term in self.all_terms])
 
     @property
     def needs(self) -> frozenset[Signal]:
@@ -112,3 +132,9 @@ class Scheduled:
     def __call__(self, student: Rows, teacher: Rows | None, targets: torch.Tensor) -> Loss:
         """Return the loss at the beginning of training."""
         return self.at(0.0)(student, teacher, targets)
+
+
+def _sum(terms: list[tuple[float, Objective]]) -> WeightedSum:
+    if not any(weight > 0 for weight, _ in terms):
+        terms[0] = (1e-12, terms[0][1])
+    return WeightedSum(terms)

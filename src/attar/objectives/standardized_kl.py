@@ -45,6 +45,7 @@ class StandardizedKL(Divergence):
     """
 
     name: ClassVar[str] = "standardized_kl"
+    second_order: ClassVar[bool] = False  # standardized, no scores are near 0
     settles_for: ClassVar[frozenset[Signal]] = frozenset()
 
     def pointwise(self, log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:

@@ -35,6 +35,7 @@ class TotalVariation(Divergence):
     """
 
     name: ClassVar[str] = "total_variation"
+    second_order: ClassVar[bool] = False
 
     def pointwise(self, log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
         """Return ``½ |p - q|``."""

@@ -14,6 +14,7 @@ from attar.pipeline.check_chain import chain_mistakes, models_of
 from attar.pipeline.check_objectives import distill_mistakes
 from attar.pipeline.forecast import Forecast
 from attar.pipeline.graph import build
+from attar.pipeline.prompt_keys import prompt_mistakes
 from attar.pipeline.recipe import PromptsSettings, Recipe
 from attar.pipeline.texts import text_mistakes
 from attar.prompts.bank import word_variants
@@ -94,6 +95,7 @@ def _mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
     for where, settings in models_of(recipe):
         yield from _model_mistakes(recipe, where, settings, base)
     yield from _teacher_mistakes(recipe)
+    yield from prompt_mistakes(recipe)
     yield from distill_mistakes(recipe)
     yield from chain_mistakes(recipe)
     yield from text_mistakes(recipe)

@@ -9,6 +9,7 @@ from attar import catalog
 from attar.core.nouns import suits
 from attar.core.places import FAMILIES
 from attar.errors import AttarError, Mistake
+from attar.objectives.logit_mse import LogitMSE
 from attar.objectives.ramp import Ramp
 from attar.pipeline.check_chain import models_of
 from attar.pipeline.recipe import Recipe, Term
@@ -24,6 +25,7 @@ def distill_mistakes(recipe: Recipe) -> Iterator[Mistake]:
         where = f"distill.objective[{place}]"
         yield from _signal_mistakes(recipe, where, term)
         yield from _temperature_mistakes(recipe, where, term)
+        yield from _center_mistakes(recipe, where, term)
         yield from _layer_mistakes(recipe, where, term)
     yield from _prior_mistakes(recipe)
     if recipe.distill.record_features:
@@ -73,6 +75,17 @@ def _temperature_mistakes(recipe: Recipe, where: str, term: Term) -> Iterator[Mi
             f"{where}.temperature",
             f"must be one that distill.record.temperatures holds ({', '.join(f'{one:g}' for one in kept)}), got "
             f"{asked:g}. Add it there, or leave that key out.",
+        )
+
+
+def _center_mistakes(recipe: Recipe, where: str, term: Term) -> Iterator[Mistake]:
+    """Yield a comparison of the scores themselves, of which every record has lost a constant."""
+    settings = catalog.entry("objective", term.use).Settings(**_fixed(term.settings))
+    if recipe.distill.on_policy is None and isinstance(settings, LogitMSE.Settings) and not settings.center:
+        yield Mistake(
+            f"{where}.center",
+            "must be true: a record holds log-probabilities, in which a constant of all scores is lost. Leave the key "
+            "out, or ask the teacher live with distill.on_policy.",
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.core.examples import Examples
+from attar.pipeline.prompt_keys import prompt_read
 from attar.pipeline.recipe import Recipe
 from attar.prompts.bank import own_prompt
 from attar.seeds import derive
@@ -47,7 +48,7 @@ def endpoint_key(recipe: Recipe) -> dict[str, Any]:
     return {
         "endpoint": settings.identity(),
         "api": settings.api,
-        "prompt": recipe.prompt.teacher.model_dump(mode="json"),
+        "prompt": prompt_read(recipe),
         "sampled": [settings.temperature, recipe.seed] if settings.temperature else None,
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from attar.log import say
 from attar.pipeline.graph import Stage, build
@@ -63,9 +64,7 @@ def execute(recipe: Recipe, base: Path, folder: Path) -> dict[str, Artifact]:
 
 def recipe_text(recipe: Recipe, base: Path) -> str:
     """Return the recipe as YAML, complete with its defaults, with paths made absolute."""
-    body = recipe.model_dump(mode="json", exclude_none=True)
-    if recipe.teacher.endpoint is not None:  # whole: with `key_env: null` left out, a key would be sent
-        body["teacher"]["endpoint"] = recipe.teacher.endpoint.model_dump(mode="json")
+    body = _without_default_nulls(recipe, recipe.model_dump(mode="json"))
     for section, key in (("data", "source"), ("data", "test_source"), ("teacher", "model"), ("student", "model")):
         given = body.get(section, {}).get(key)
         if given is not None and (base / given).exists():
@@ -74,6 +73,21 @@ def recipe_text(recipe: Recipe, base: Path) -> str:
         if one.get("model") is not None and (base / one["model"]).exists():
             one["model"] = str((base / one["model"]).resolve())
     return yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _without_default_nulls(given: Any, dumped: Any) -> Any:
+    """Return dumped settings without nulls that are the default; another null, such as `key_env: null`, says much."""
+    if isinstance(given, BaseModel):
+        fields = type(given).model_fields
+        said = [
+            name
+            for name, value in dumped.items()
+            if value is not None or name not in fields or fields[name].default is not None
+        ]
+        return {name: _without_default_nulls(getattr(given, name), dumped[name]) for name in said}
+    if isinstance(given, tuple):
+        return [_without_default_nulls(*pair) for pair in zip(given, dumped, strict=True)]
+    return dumped
 
 
 class _Site:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from attar.core.examples import UNKNOWN, Examples
+from attar.core.examples import Examples
 from attar.core.nouns import Model
 from attar.errors import AttarError
 from attar.meters import flops, statistics, text
@@ -54,28 +54,10 @@ def read_and_write(model: Model, task: Any, test: Examples, precision: Any) -> W
     texts = [written[0] for written in write(model, [str(one) for one in test.inputs])]
     seconds = time.perf_counter() - begin
     count = sum(len(model.processor(one, add_special_tokens=False).input_ids) + 1 for one in texts)
-    nll, tokens = likelihood(LanguageModelTeacher(model, task, ""), test)
+    nll, tokens = LanguageModelTeacher(model, task, "").likelihood(test)
     rouge = np.array([text.rouge_l(one, other) for one, other in zip(texts, gold, strict=True)])
     exact = np.array([text.exact_match(one, other) for one, other in zip(texts, gold, strict=True)], np.float64)
     return Written(texts, rouge, exact, nll, tokens, count / seconds)
-
-
-def likelihood(reader: LanguageModelTeacher, test: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """Return summed negative log-likelihood and number of tokens of each example's target."""
-    import torch
-
-    rows, batch = reader.answer(test), reader.task.collate(reader.model, test)
-    targets, owner = batch.targets, batch.inputs["example"].numpy()
-    losses = torch.cat(
-        [
-            torch.nn.functional.cross_entropy(
-                rows.take(part).dense().float(), targets[part], reduction="none", ignore_index=UNKNOWN
-            )
-            for part in rows.slices(256)
-        ]
-    ).numpy()
-    nll = np.bincount(owner, losses.astype(np.float64), len(test))
-    return nll, np.bincount(owner, (targets != UNKNOWN).numpy().astype(np.float64), len(test))
 
 
 def measure_all(run: Run) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from attar.pipeline import works
 from attar.pipeline.endpoints import endpoint_key
 from attar.pipeline.keys import accelerator, data_key, machine, model_key
 from attar.pipeline.names import numbered, parted
+from attar.pipeline.prompt_keys import prompt_read
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.works import Desk
 from attar.store.artifacts import make_key
@@ -188,7 +189,9 @@ def _numerics(recipe: Recipe) -> dict[str, Any]:
 
 def _writing(recipe: Recipe) -> dict[str, Any]:
     """Return what a model that writes is made with besides its weights: its prompt."""
-    return {"prompt": recipe.prompt.model_dump(mode="json")} if recipe.writes else {}
+    if not recipe.writes:
+        return {}
+    return {"prompt": {"teacher": prompt_read(recipe), "max_new_tokens": recipe.prompt.max_new_tokens}}
 
 
 def _add_teacher(graph: _Builder) -> tuple[str, ...]:

@@ -30,8 +30,8 @@ else:
 
 SHARD = 64
 """Examples a file holds: what a kill can cost."""
-SCORED = 256
-"""Rows whose scores are laid out at once."""
+OF = {"beams": "beam", "samples": "sample", "keep": "sample", "temperature": "sample", "top_p": "sample"}
+"""Keys that go with one way of writing."""
 
 
 class TextSettings(WritingSettings):
@@ -51,9 +51,10 @@ class TextSettings(WritingSettings):
         return {"use": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
-    def _samples_suffice(self) -> TextSettings:
-        if self.how != "sample" and (self.samples, self.keep) != (1, 1):
-            raise ValueError(f"samples and keep are for how: sample, got how: {self.how}")
+    def _keys_fit(self) -> TextSettings:
+        for name, how in OF.items():  # a run's own recipe.yaml spells the defaults out
+            if self.how != how and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} is for how: {how}, got how: {self.how}. Leave it out")
         if self.keep > self.samples:
             raise ValueError(f"keep must be <= samples ({self.samples}), got {self.keep}")
         return self
@@ -159,17 +160,8 @@ def mean_log_p(model: Model, task: Task, examples: Examples) -> np.ndarray:
         task: turns examples into rows.
         examples: each has a target, and a key of its own.
     """
-    if not len(examples):
-        return np.zeros(0)
-    rows = LanguageModelTeacher(model, task, "").answer(examples)
-    batch = task.collate(model, examples)
-    targets, owner = batch.targets.to(rows.key.device), batch.inputs["example"].numpy()
-    losses = [
-        torch.nn.functional.cross_entropy(rows.take(part).dense().float(), targets[part], reduction="none")
-        for part in rows.slices(SCORED)
-    ]
-    summed = np.bincount(owner, torch.cat(losses).cpu().numpy().astype(np.float64), len(examples))
-    return -summed / np.bincount(owner, minlength=len(examples))
+    summed, tokens = LanguageModelTeacher(model, task, "").likelihood(examples)
+    return np.asarray(-summed / np.maximum(tokens, 1.0))
 
 
 def _taught(examples: Examples, kept: Sequence[_Kept]) -> Examples:

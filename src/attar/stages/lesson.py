@@ -69,6 +69,10 @@ class Lesson:
         """Return the lesson at a share of training in [0, 1]: weights and temperatures may change."""
         return replace(self, objective=self.objective.at(progress)) if isinstance(self.objective, Scheduled) else self
 
+    def fullest(self) -> Lesson:
+        """Return the lesson with each weight and temperature that changes at its larger end."""
+        return replace(self, objective=self.objective.fullest()) if isinstance(self.objective, Scheduled) else self
+
 
 def loss_of(lesson: Lesson, model: Model, examples: Examples) -> tuple[Loss, Rows]:
     """Return the objective's loss on some examples, with the model's rows."""

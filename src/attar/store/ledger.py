@@ -119,6 +119,7 @@ class Ledger:
 
         Raises:
             CapReached: the call might pass a cap.
+            AttarError: the disk is full; the call must not be sent, and counts as lost.
         """
         with self._change:
             while (name := caps.passed(self._committed() + worst)) is not None:
@@ -128,8 +129,10 @@ class Ledger:
             ticket = Ticket(self._next, key, worst)
             self._next += 1
             self._open[ticket.number] = ticket
-            self._write({"event": "sent", "ticket": ticket.number, "key": key, "worst": asdict(worst)})
-        os.fsync(self._handle)  # outside the lock, so that threads share one sync
+            with self._lost_on_error(ticket.number):
+                self._write({"event": "sent", "ticket": ticket.number, "key": key, "worst": asdict(worst)})
+        with self._lost_on_error(ticket.number):
+            self._sync()  # outside the lock, so that threads share one sync
         return ticket
 
     def answered(self, ticket: Ticket, cost: Cost, answer: Mapping[str, Any]) -> None:
@@ -150,15 +153,26 @@ class Ledger:
 
     def _settle(self, line: dict[str, Any]) -> None:
         with self._change:
-            try:
+            with self._lost_on_error(line["ticket"]):
                 self._take(line, self._write(line))
-            except BaseException:  # a full disk: the call counts as lost, and nobody waits for it
-                lost = self._open.pop(line["ticket"], None)
+            self._change.notify_all()
+        self._sync()
+
+    @contextmanager
+    def _lost_on_error(self, number: int) -> Iterator[None]:
+        """Count a call as lost if its line cannot be written, so that nobody waits for it."""
+        try:
+            yield
+        except BaseException:
+            with self._change:
+                lost = self._open.pop(number, None)
                 self.unsure += lost.worst if lost else Cost()
-                raise
-            finally:
                 self._change.notify_all()
-        os.fsync(self._handle)
+            raise
+
+    def _sync(self) -> None:
+        with disk_errors(self.path):
+            os.fsync(self._handle)
 
     def _write(self, line: Mapping[str, Any]) -> tuple[int, int]:
         """Append a line and return its place; what a full disk has torn is closed first."""

@@ -80,6 +80,9 @@ class EndpointClient:
         """Send one call; whatever happens, the ledger learns how it ended."""
         name = f"{request.key}-{spoiled}"  # a server that keeps answers by name must not give a spoiled one again
         ticket = self.ledger.send(request.key, request.worst, self.settings.caps)
+        if self._stop.is_set():  # while this call waited for room under a cap
+            self.ledger.failed(ticket, "free", Cost(), "stopped")
+            raise Stopped
         try:
             reply = self._usable(self._wire.post(request, name))
         except Trouble as trouble:

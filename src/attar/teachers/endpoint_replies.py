@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 Top = Sequence[tuple[str, float]]
 """The likeliest tokens in one place with their log-probabilities, in nats."""
@@ -36,7 +36,7 @@ class Reply:
         text: what it generated.
         finish: why it stopped: ``stop``, ``length`` or another word of the server's.
         tokens: the text's tokens; None where the server gives no log-probabilities.
-        usage: tokens read and written; None where the server does not count them.
+        usage: tokens read and written; None where the server does not count both.
     """
 
     model: str | None
@@ -72,19 +72,24 @@ def read_reply(raw: bytes) -> Reply:
         text = choice["message"]["content"] if chat else choice["text"]
         logprobs = choice.get("logprobs")
         tokens = None if logprobs is None else (_chat_tokens if chat else _plain_tokens)(logprobs)
-        usage = body.get("usage")
-        counted = None if usage is None else (_count(usage["prompt_tokens"]), _count(usage.get("completion_tokens", 0)))
+        usage = _usage(body.get("usage"))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"not the JSON of a completion ({type(error).__name__})") from error
     if not isinstance(text, str | None) or not isinstance(body.get("model"), str | None):
         raise ValueError("not the JSON of a completion (text)")
-    return Reply(body.get("model"), text or "", str(choice.get("finish_reason")), tokens, counted)
+    return Reply(body.get("model"), text or "", str(choice.get("finish_reason")), tokens, usage)
 
 
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or value < 0:
-        raise ValueError("a count of tokens must be a number >= 0")
-    return value
+def _usage(value: Any) -> tuple[int, int] | None:
+    """Return the tokens read and written; None unless both are counted: the answer is of use all the same."""
+    if not isinstance(value, Mapping):
+        return None
+    read, written = value.get("prompt_tokens"), value.get("completion_tokens")
+    return (read, written) if _is_count(read) and _is_count(written) else None
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _chat_tokens(logprobs: Mapping[str, Any]) -> tuple[TokenChoices, ...] | None:

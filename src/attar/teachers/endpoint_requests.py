@@ -49,7 +49,7 @@ class RequestMaker:
         whole = text[: self.settings.max_characters].encode("utf-8", "replace").decode("utf-8")  # no half characters
         asked = self._asked(whole)
         if not self.settings.votes:
-            seed = {"seed": self._draw(0)} if self.settings.temperature else {}
+            seed = {"seed": self._draw(0)} if asked["temperature"] else {}
             return [self._request({**asked, **seed})]
         return [self._request({**asked, "seed": self._draw(vote)}) for vote in range(self.settings.votes)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -12,7 +12,10 @@ from pydantic import ConfigDict, Field, JsonValue, field_validator, model_valida
 from attar.settings import Settings
 from attar.store.spending import Caps, Cost
 
-SECRETS = frozenset({"key", "api_key", "apikey", "token", "api_token", "authorization", "password", "secret"})
+SECRETS = ("key", "token", "authorization", "password", "secret")
+"""How names end whose value must not be in a recipe."""
+HARMLESS = frozenset({"prompt_cache_key", "bos_token", "eos_token", "pad_token"})
+"""Names that end like these and hold nothing secret: known keys of a request's body."""
 DEFAULT_KEY = "OPENAI_API_KEY"
 
 
@@ -39,7 +42,7 @@ class EndpointSettings(Settings):
     votes: int = Field(0, ge=0, le=100, description="answers sampled a text where the server has no log-probabilities")
     max_tokens: int = Field(256, ge=1, le=32768, description="tokens of a generated text")
     max_characters: int = Field(16000, ge=1, description="a longer text loses its end")
-    temperature: float = Field(0.0, ge=0, le=2, description="of generation and of votes")
+    temperature: float = Field(0.0, ge=0, le=2, description="of generation and of votes; else 0")
     body: Mapping[str, JsonValue] = Field({}, description="further keys of each request, for example stop")
     token_limit: Literal["max_tokens", "max_completion_tokens"] = Field(
         "max_tokens", description="what the server calls the limit of a text's tokens"
@@ -63,13 +66,12 @@ class EndpointSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _no_secret(cls, value: Any) -> Any:
-        for part in (value, value.get("body")) if isinstance(value, Mapping) else ():
-            for name in part if isinstance(part, Mapping) else ():
-                if str(name).lower().replace("-", "_") in SECRETS:
-                    raise ValueError(
-                        f"`{name}` would put a key in the recipe. Put the key in an environment variable and its name "
-                        "in `key_env`"
-                    )
+        name = next(_secrets(value), None)
+        if name is not None:
+            raise ValueError(
+                f"`{name}` would put a key in the recipe. Put the key in an environment variable and its name in "
+                "`key_env`"
+            )
         return value
 
     @field_validator("base_url")
@@ -119,6 +121,10 @@ class EndpointSettings(Settings):
             raise ValueError("max_dollars needs input_price or output_price, in dollars a million tokens")
         if self.votes and (self.mode != "labels" or self.temperature == 0):
             raise ValueError("votes need mode: labels and a temperature > 0, or all votes are the same")
+        if self.temperature and self.mode == "labels" and not self.votes:
+            raise ValueError(
+                "temperature is for votes, or mode: text or tokens; label probabilities are read at 0. Leave it out"
+            )
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -135,3 +141,21 @@ class EndpointSettings(Settings):
         """Return the cost of calls that read and write so many tokens."""
         dollars = (input_tokens * self.input_price + output_tokens * self.output_price) / 1e6
         return Cost(calls, input_tokens, output_tokens, dollars)
+
+
+def _secrets(value: Any) -> Iterator[str]:
+    """Yield the names, at any depth, that hold a text or a number and end as secrets do.
+
+    Example:
+        >>> list(_secrets({"headers": [{"X-Api-Key": "a", "max_tokens": 5}], "schema": {"key": {"type": "string"}}}))
+        ['X-Api-Key']
+    """
+    if isinstance(value, Mapping):
+        for name, held in value.items():
+            plain = str(name).lower().replace("-", "_")
+            if plain.endswith(SECRETS) and plain not in HARMLESS and not isinstance(held, Mapping | bool | None):
+                yield str(name)
+            yield from _secrets(held)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _secrets(one)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attar.core.examples import Examples
+from attar.core.examples import UNKNOWN, Examples
 from attar.core.nouns import Model, Signal, Task
 from attar.core.rows import Rows
 from attar.optional import lazy
@@ -18,6 +18,9 @@ else:
 
 TOKENS_PER_BATCH = 2048
 """Padded tokens a forward pass takes at once."""
+
+SCORED = 256
+"""Rows whose scores are laid out at once."""
 
 
 class LanguageModelTeacher:
@@ -54,6 +57,27 @@ class LanguageModelTeacher:
                 owners.append(torch.from_numpy(places)[batch.inputs["example"]])
                 first += count
         return _joined(parts, owners) if parts else self.task.rows(self.model, self.task.collate(self.model, examples))
+
+    def likelihood(self, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """Return what the model gives to the examples' own targets.
+
+        The end of a target that was cut counts for nothing.
+
+        Returns:
+            Summed negative log-likelihood ``(examples,)`` in nats, and the tokens it is the sum of ``(examples,)``.
+        """
+        if not len(examples):
+            return np.zeros(0), np.zeros(0)
+        rows, batch = self.answer(examples), self.task.collate(self.model, examples)
+        targets, owner = batch.targets.to(rows.key.device), batch.inputs["example"].numpy()
+        losses = [
+            torch.nn.functional.cross_entropy(
+                rows.take(part).dense().float(), targets[part], reduction="none", ignore_index=UNKNOWN
+            )
+            for part in rows.slices(SCORED)
+        ]
+        summed = np.bincount(owner, torch.cat(losses).cpu().numpy().astype(np.float64), len(examples))
+        return summed, np.bincount(owner, (batch.targets != UNKNOWN).numpy().astype(np.float64), len(examples))
 
 
 def _joined(parts: list[Rows], owners: list[torch.Tensor]) -> Rows:

@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from tests.teachers.codecs.plain import TEMPERATURES, decoded, peaked, rows_of
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from attar.core.rows import Rows, Top
 from attar.objectives.forward_kl import ForwardKL
+from attar.teachers.codecs import topk
 from attar.teachers.codecs.topk import Target, TopkCodec, smallest_k
 
 
@@ -162,3 +164,11 @@ def test_decoded_probabilities_sum_to_one(k: int, temperature: float, seed: int)
     assert top is not None
     log_p, rest = top.softened(temperature)
     assert torch.allclose(log_p.exp().sum(-1) + rest.exp(), torch.ones(4), atol=1e-5)
+
+
+def test_what_a_gpu_says_is_measured_in_main_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeTensorMode(allow_non_fake_inputs=True):  # tensors of another device without the device
+        said = torch.empty(2, 5, device="cuda")
+        monkeypatch.setattr(topk, "blocks", lambda probe: iter([(slice(0, 2), said)]))
+        devices = [p.device.type for p in topk._sorted(rows_of(torch.zeros(2, 5)), 2.0)]
+    assert devices == ["cpu", "cpu"]

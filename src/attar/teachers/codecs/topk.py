@@ -159,7 +159,8 @@ def _losses(probe: Rows, temperature: float) -> tuple[torch.Tensor, torch.Tensor
 def _sorted(probe: Rows, temperature: float) -> Iterator[torch.Tensor]:
     for _, log_p in blocks(probe):
         for row in log_p:
-            yield torch.softmax(row.sort(descending=True).values.double() / temperature, dim=-1)
+            p = torch.softmax(row.sort(descending=True).values.double() / temperature, dim=-1)
+            yield p.cpu()  # where the sums are kept
 
 
 def _suffix_sums(values: torch.Tensor) -> torch.Tensor:

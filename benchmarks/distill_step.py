@@ -218,7 +218,9 @@ def work(name: str, folder: Path) -> None:
 def start(name: str, folder: Path, python: str = sys.executable) -> subprocess.Popen[str]:
     """Start a contender's process."""
     command = [python, __file__, "--worker", name, "--folder", str(folder)]
-    environment = {**os.environ, "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    own = {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    source = str(Path(__file__).resolve().parent.parent / "src")  # the peer's environment need not have attar
+    environment = {**os.environ, **own, "PYTHONPATH": source}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
 

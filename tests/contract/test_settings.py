@@ -67,7 +67,7 @@ def test_every_field_is_described_and_unknown_keys_are_refused(kind: type[Settin
     assert kind.model_fields
     assert all(field.description for field in kind.model_fields.values())
     with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
-        kind(**FIXED.get(kind, {}), no_such_key=1)
+        kind(**FIXED.get(kind, {}), no_such_setting=1)
 
 
 @pytest.mark.parametrize(("kind", "name", "value"), _bounds(), ids=str)

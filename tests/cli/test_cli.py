@@ -155,7 +155,7 @@ def test_markup_in_a_message_is_printed_as_it_is(attar: Attar) -> None:
     assert "'[bold]x[/bold]'" in attar("show", "[bold]x[/bold]").stderr
 
 
-@pytest.mark.parametrize("task", ["text-classification", "image-classification"])
+@pytest.mark.parametrize("task", ["text-classification", "image-classification", "text-generation"])
 def test_init_writes_a_recipe_that_is_valid(attar: Attar, tmp_path: Path, task: str) -> None:
     from attar.pipeline.load import load_recipe
 

@@ -29,6 +29,8 @@ from attar.tasks.image_classification import ImageClassification
 from attar.teachers.classifier import ClassifierTeacher
 from attar.teachers.recorded import RecordedTeacher
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 TRAIN = {"steps": 12, "learning_rate": 0.01, "checkpoint_seconds": 0, "precision": "float32"}
 RECIPE: dict[str, Any] = {
     "task": "image-classification",
@@ -39,18 +41,6 @@ RECIPE: dict[str, Any] = {
     "measure": {"texts": 5, "warmup": 0, "resamples": 100, "agreement": 0},
 }
 BETWEEN = {"build": {"net": "mlp", "widths": [8]}}
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a cache that the tests of this file share, as runs share theirs."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def shared(own_cache: None, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use the file's cache."""
-    monkeypatch.setenv("ATTAR_CACHE", str(store))
 
 
 def _body(**changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from attar.errors import RecipeError
 from attar.pipeline.check import check
 from attar.pipeline.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 TRAIN = {"steps": 6, "batch_size": 32, "learning_rate": 0.01, "precision": "float32", "validations": 2}
 HIDDEN = {"use": "hidden", "weight": 0.5, "pairs": [["map", "map"]]}
 FEATURES = [{"use": "forward_kl"}, HIDDEN, {"use": "rkd", "weight": 0.1}]
@@ -28,18 +30,6 @@ RECIPE: dict[str, Any] = {
     "distill": {**TRAIN, "objective": FEATURES},
     "measure": {"texts": 5, "warmup": 0, "resamples": 100, "agreement": 0},
 }
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a cache that the tests of this file share, as runs share theirs."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def shared(own_cache: None, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use the file's cache."""
-    monkeypatch.setenv("ATTAR_CACHE", str(store))
 
 
 def _body(**changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from attar.tasks.image_classification import ImageClassification
 from attar.teachers.classifier import ClassifierTeacher
 from attar.teachers.recorded import RecordedTeacher
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 TRAIN = {"steps": 12, "batch_size": 20, "learning_rate": 0.01, "precision": "float32", "validations": 1}
 RECIPE: dict[str, Any] = {
     "task": "image-classification",
@@ -36,18 +38,6 @@ RECIPE: dict[str, Any] = {
 }
 LEANING = [0.4, 0.3, *[0.0375] * 8]
 """Masses by which the student saw far too little of two classes: about a tenth of the examples are of each."""
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a cache that the tests of this file share, as runs share theirs."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def shared(own_cache: None, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use the file's cache."""
-    monkeypatch.setenv("ATTAR_CACHE", str(store))
 
 
 def _body(prior: Any) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from attar.pipeline.check import check
 from attar.pipeline.load import validate
 from attar.pipeline.recipe import Recipe
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 TRAIN = {"steps": 4, "batch_size": 20, "learning_rate": 0.01, "precision": "float32", "validations": 1}
 FADING = {"use": "forward_kl", "weight": {"start": 1, "end": 0}, "temperature": {"start": 4, "end": 1}}
 GROWING = {"use": "cross_entropy", "weight": {"start": 0, "end": 1, "until": 0.5, "shape": "cosine"}}
@@ -28,18 +30,6 @@ RECIPE: dict[str, Any] = {
 
 def _body(*objective: Any, **distill: Any) -> dict[str, Any]:
     return {**RECIPE, "distill": {**TRAIN, **distill, "objective": list(objective)}}
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a cache that the tests of this file share, as runs share theirs."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def shared(own_cache: None, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use the file's cache."""
-    monkeypatch.setenv("ATTAR_CACHE", str(store))
 
 
 def test_ramps_of_weight_and_temperature_are_trained_by(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from attar.pipeline.recipe import Recipe
 from attar.store.artifacts import Artifact
 from attar.teachers.classifier import ClassifierTeacher
 
+pytestmark = pytest.mark.usefixtures("shared_cache")
+
 TRAIN = {"steps": 6, "batch_size": 32, "learning_rate": 0.01, "precision": "float32", "validations": 2}
 OBJECTIVE: list[dict[str, Any]] = [
     {"use": "forward_kl"},
@@ -30,18 +32,6 @@ RECIPE: dict[str, Any] = {
     "distill": {**TRAIN, "objective": OBJECTIVE},
 }
 KEPT = {"record_features": True}
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a cache that the tests of this file share, as runs share theirs."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def shared(own_cache: None, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Use the file's cache."""
-    monkeypatch.setenv("ATTAR_CACHE", str(store))
 
 
 def _body(**distill: Any) -> dict[str, Any]:

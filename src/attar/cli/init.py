@@ -74,11 +74,48 @@ distill:
 compress: [static_int8]         # convolutions: scales found beforehand; [] for none
 """
 
-TEMPLATES = {"text-classification": TEXT, "image-classification": IMAGES}
+WRITING = """\
+task: text-generation
+
+data:
+  source: pairs.csv             # a path (.csv .tsv .jsonl .parquet), hf:owner/name or pypi:package==1.0#path
+  text: text                    # the column that holds what is read
+  target: title                 # the column that holds what shall be written
+  # train: 6000
+  # validation: 300
+  # test: 1000
+
+# A causal language model, tuned on the targets; without `train` it answers as it comes.
+teacher:
+  model: HuggingFaceTB/SmolLM2-135M-Instruct
+  max_length: 128               # tokens of a text that are read
+  train: {epochs: 1, batch_size: 16, learning_rate: 0.0001}
+
+prompt:
+  teacher: {template: "Text: {text}\\nTitle:"}   # chat: true puts it in the tokenizer's chat template
+  max_new_tokens: 32            # tokens written at most
+
+student:
+  model: teacher                # starts from the tuned teacher's weights
+  layers: {count: 10, by: damage}   # the layers whose absence hurts most; or a number, evenly spread, or a list
+  max_length: 128
+
+distill:
+  objective: [{use: forward_kl, temperature: 1}, {use: cross_entropy, weight: 0.5}]
+  # text: teacher               # learn from what the teacher writes, not from the targets
+  # on_policy: {share: 0.5, start: 0.3}   # partly from what the student writes itself
+  epochs: 2
+  batch_size: 16
+  learning_rate: 0.0003
+"""
+
+TEMPLATES = {"text-classification": TEXT, "image-classification": IMAGES, "text-generation": WRITING}
 
 
 def init(
-    task: Annotated[str, typer.Option("--task", "-t", help="text-classification or image-classification.")],
+    task: Annotated[
+        str, typer.Option("--task", "-t", help="text-classification, image-classification or text-generation.")
+    ],
     to: Annotated[Path, typer.Argument(help="The file to write.")] = Path("recipe.yaml"),
 ) -> None:
     """Write a commented recipe for a task, to be edited."""

@@ -49,6 +49,13 @@ def test_the_graph_is_one_file(text_graph: tuple[Any, Path], image_graph: tuple[
         assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_the_graph_names_no_file_of_this_machine(text_graph: tuple[Any, Path], image_graph: tuple[Any, Path]) -> None:
+    for _, path in (text_graph, image_graph):
+        content = path.read_bytes()
+        assert b".py" not in content
+        assert b"torch/nn" not in content
+
+
 @pytest.mark.parametrize("count", [1, 5])
 def test_image_answers_agree(count: int, image_graph: tuple[Any, Path], images: Callable[..., Examples]) -> None:
     model, path = image_graph

@@ -57,7 +57,19 @@ class OnnxExporter:
             raise AttarError(f"The {model.kind} model cannot be exported to ONNX: {reason}") from error
         if program is None:
             raise AttarError(f"The {model.kind} model cannot be exported to ONNX: the exporter gave no graph.")
+        _strip(program.model)
         program.save(str(path))
+
+
+def _strip(graph: Any) -> None:
+    """Remove where each operation came from: stack traces, with this machine's paths, are most of a small graph."""
+    for part in (graph.graph, *graph.functions.values()):
+        for node in part.all_nodes():
+            node.metadata_props.clear()
+            for value in node.outputs:
+                value.metadata_props.clear()
+    for value in (*graph.graph.inputs, *graph.graph.initializers.values()):
+        value.metadata_props.clear()
 
 
 def _prepare(model: Model) -> tuple[torch.nn.Module, dict[str, torch.Tensor], Any]:

@@ -11,19 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from tests.pipeline.in_process import made
 
 from attar import api
 from attar.errors import AttarError, RecipeError
 from attar.pipeline.check import check
-from attar.pipeline.execute import _finish, _Site
 from attar.pipeline.graph import build
 from attar.pipeline.load import load_recipe
 from attar.pipeline.members import accuracy
 from attar.pipeline.recipe import Recipe
-from attar.settings import cache_folder
 from attar.sources import data as sources
-from attar.store.artifacts import Artifact, Store
-from attar.store.journal import Journal
 from attar.students import folder
 from attar.tasks.image_classification import ImageClassification
 from attar.teachers.classifier import ClassifierTeacher
@@ -49,18 +46,6 @@ def _body(**changes: Mapping[str, Any]) -> dict[str, Any]:
     for name, change in changes.items():
         body[name] = {**body.get(name, {}), **change}
     return body
-
-
-def _made(last: str, home: Path, body: Mapping[str, Any]) -> dict[str, Artifact]:
-    """Do the stages of a recipe up to one of them; what is stored is not done again."""
-    recipe, store = Recipe.model_validate(body), Store(cache_folder())
-    done: dict[str, Artifact] = {}
-    for stage in build(recipe, home).values():
-        inputs = {parent: done[parent] for parent in stage.parents}
-        done[stage.name] = _finish(stage, inputs, _Site(recipe, home, store, Journal(home / "journal.jsonl"), ""))
-        if stage.name == last:
-            return done
-    raise AssertionError(f"no stage {last}")
 
 
 def _keys(**changes: Mapping[str, Any]) -> dict[str, str]:
@@ -132,7 +117,7 @@ def test_a_chain_goes_from_large_to_small_and_then_through_the_generations() -> 
 
 @pytest.mark.parametrize("combine", ["mean", "weighted"])
 def test_the_record_of_members_is_what_they_say_together(combine: str, tmp_path: Path) -> None:
-    done = _made("record", tmp_path, _body(teacher={"members": 2, "combine": combine}))
+    done = made("record", tmp_path, _body(teacher={"members": 2, "combine": combine}))
     test = sources.load(done["data"].folder).test
     shares = []
     for name in ("teacher", "teacher_2"):
@@ -147,8 +132,8 @@ def test_the_record_of_members_is_what_they_say_together(combine: str, tmp_path:
 
 
 def test_a_student_listens_to_the_last_assistant_and_a_control_to_none(tmp_path: Path) -> None:
-    plain = _made("student", tmp_path, _body())
-    helped = _made("student", tmp_path, _body(assistant=BETWEEN))
+    plain = made("student", tmp_path, _body())
+    helped = made("student", tmp_path, _body(assistant=BETWEEN))
     assert helped["control"] == plain["control"]
     assert helped["record_assistant"].card["rows"] == 280
     assert helped["student"].card["history"] != plain["student"].card["history"]
@@ -160,15 +145,15 @@ def test_a_student_listens_to_the_last_assistant_and_a_control_to_none(tmp_path:
 
 
 def test_a_generation_starts_from_a_seed_of_its_own(tmp_path: Path) -> None:
-    plain = _made("student", tmp_path, _body())
-    born = _made("student", tmp_path, _body(distill={"generations": 2}))
+    plain = made("student", tmp_path, _body())
+    born = made("student", tmp_path, _body(distill={"generations": 2}))
     histories = [born["assistant"].card["history"], born["student"].card["history"], plain["student"].card["history"]]
     assert len({json.dumps(history) for history in histories}) == 3
 
 
 def test_the_moving_average_changes_the_student_alone(tmp_path: Path) -> None:
-    plain = _made("student", tmp_path, _body())
-    ema = _made("student", tmp_path, _body(distill={"ema": {"decay": 0.9, "weight": 2.0}}))
+    plain = made("student", tmp_path, _body())
+    ema = made("student", tmp_path, _body(distill={"ema": {"decay": 0.9, "weight": 2.0}}))
     assert ema["control"] == plain["control"]
     assert ema["student"].card["history"] != plain["student"].card["history"]
     sizes = [(made["student"].folder / "model.safetensors").stat().st_size for made in (plain, ema)]
@@ -185,7 +170,7 @@ def test_student_and_control_start_from_the_same_layers_by_damage(tmp_path: Path
         "student": {"model": "teacher", "layers": {"count": 1, "by": "damage", "texts": 5}},
         "distill": {"steps": 2},
     }
-    done = _made("student", tmp_path, body)
+    done = made("student", tmp_path, body)
     found = done["student"].card["layers"]
     assert found == done["control"].card["layers"]
     assert (found["measure"], found["texts"], len(found["damage"]), len(found["kept"])) == ("kl", 5, 2, 1)
@@ -207,7 +192,7 @@ def test_a_model_that_writes_learns_from_an_assistant_and_its_own_generation(
         "distill": {**train, "generations": 2, "record": {"use": "topk", "k": 8}},
         "prompt": {"teacher": {"template": "Text: {text}\nTitle:"}, "max_new_tokens": 8},
     }
-    done = _made("student", tmp_path, body)
+    done = made("student", tmp_path, body)
     assert list(done)[-5:] == ["assistant", "record_assistant", "assistant_2", "record_assistant_2", "student"]
     found = [done[name].card["layers"] for name in ("control", "assistant_2", "student")]
     assert found[0] == found[1] == found[2]
@@ -229,7 +214,7 @@ def test_an_assistant_of_another_tokenizer_is_refused(tmp_path: Path, llama_fold
         "prompt": {"teacher": {"template": "Text: {text}\nTitle:"}, "max_new_tokens": 8},
     }
     with pytest.raises(AttarError, match="another tokenizer than the teacher"):
-        _made("assistant", tmp_path, body)
+        made("assistant", tmp_path, body)
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from attar.core.nouns import Model
 from attar.errors import AttarError
 from attar.meters import flops, statistics, text
 from attar.pipeline.names import of_kind
-from attar.pipeline.quality import Run, median_example, own_bytes, title_of
+from attar.pipeline.quality import Run, median_example, own_bytes, student_over_control, title_of
 from attar.seeds import derive
 from attar.stages import assets
 from attar.stages.device import choose_precision
@@ -161,20 +161,9 @@ def _verdict(run: Run, written: Mapping[str, Written]) -> dict[str, Any]:
     if "control" not in written:
         return {"claim": "student over control", "result": "INCONCLUSIVE", "why": "the recipe trains no control"}
     student, control = written["student"], written["control"]
-    difference = run.interval(student.rouge - control.rouge, "verdict")
-    method = (
-        f"paired bootstrap over {difference.n} test examples, {run.recipe.measure.resamples} resamples, 95 % interval"
-    )
-    figures = difference.to_json()
     return {
-        "claim": "student over control",
+        **student_over_control(run, student.rouge - control.rouge),
         "metric": "rouge_l",
-        "result": statistics.verdict(difference),
-        "difference": figures["value"],
-        "low": figures["low"],
-        "high": figures["high"],
-        "n": figures["n"],
-        "method": method,
         "perplexity": _loss_verdict(run, student, control),
         "gap_recovered": {
             "rouge_l": _recovered(*(float(written[name].rouge.mean()) for name in ("teacher", "control", "student"))),

@@ -233,10 +233,12 @@ def _verdict(run: Run, scores: Scores) -> dict[str, Any]:
         return {"claim": "student over control", "result": "INCONCLUSIVE", "why": "the recipe trains no control"}
     gold = run.test.labels
     right = {name: (scores[name].argmax(axis=-1) == gold).astype(np.float64) for name in ("student", "control")}
-    difference = run.interval(right["student"] - right["control"], "verdict")
-    method = (
-        f"paired bootstrap over {difference.n} test examples, {run.recipe.measure.resamples} resamples, 95 % interval"
-    )
+    return student_over_control(run, right["student"] - right["control"])
+
+
+def student_over_control(run: Run, gains: np.ndarray) -> dict[str, Any]:
+    """Return the verdict on the gains of student over control ``(examples,)``, with its interval and method."""
+    difference = run.interval(gains, "verdict")
     figures = difference.to_json()
     return {
         "claim": "student over control",
@@ -245,7 +247,8 @@ def _verdict(run: Run, scores: Scores) -> dict[str, Any]:
         "low": figures["low"],
         "high": figures["high"],
         "n": figures["n"],
-        "method": method,
+        "method": f"paired bootstrap over {difference.n} test examples, {run.recipe.measure.resamples} resamples, "
+        "95 % interval",
     }
 
 

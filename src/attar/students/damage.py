@@ -218,6 +218,7 @@ def _watched(layer: torch.nn.Module, place: int, found: dict[int, tuple[float, i
     """Note how far a layer turns what goes into it."""
 
     def hook(_: Any, args: Any, named: Any, output: Any) -> None:
+        """Note the turn of one pass."""
         found[place] = _turn(_given(args, named), output if isinstance(output, torch.Tensor) else output[0])
 
     handle = layer.register_forward_hook(hook, with_kwargs=True)
@@ -232,6 +233,7 @@ def _without(layers: Sequence[torch.nn.Module], gone: Iterable[int]) -> Iterator
     """Let some layers give what they are given: all others see what they would see without them."""
 
     def skip(_: Any, args: Any, named: Any, output: Any) -> Any:
+        """Give what was given."""
         given = _given(args, named)
         return given if isinstance(output, torch.Tensor) else (given, *output[1:])
 

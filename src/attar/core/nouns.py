@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 import numpy as np
 
 from attar.core.examples import Examples
-from attar.core.prompt import TextPrompt
 from attar.core.rows import Rows
 from attar.settings import Settings
 
@@ -205,19 +204,6 @@ class Compressor(Protocol):
     tasks: ClassVar[frozenset[str]]
     needs_calibration: ClassVar[bool]
     Settings: ClassVar[type[Settings]]
-
-
-class PromptSearch(Protocol):
-    """Look for a prompt: ask for one, tell its scores; the state is JSON, so the journal can hold it."""
-
-    def ask(self) -> tuple[TextPrompt, int, int] | None:
-        """Return a prompt and the block of examples to score it on ``(prompt, first, last)``, or None at the end."""
-
-    def tell(self, prompt: TextPrompt, first: int, last: int, scores: np.ndarray) -> None:
-        """Take the prompt's label scores ``(last - first, labels)``."""
-
-    def state(self) -> dict[str, Any]:
-        """Return all that was learned, as JSON values."""
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,11 @@ TABLES: dict[str, dict[str, str]] = {
     "student": {
         "transformers": "attar.students.transformers:TransformersStudent",
         "causal": "attar.students.causal:CausalStudent",
+        "label_words": "attar.students.label_words:LabelWordStudent",
         "net": "attar.students.net:NetStudent",
         "timm": "attar.students.vision:TimmStudent",
         "torchvision": "attar.students.vision:TorchvisionStudent",
+        "prompted": "attar.prompts.kinds.prompted:PromptedStudent",
     },
     "teacher": {
         "label_words": "attar.teachers.label_words:LabelWordTeacher",
@@ -61,8 +63,20 @@ TABLES: dict[str, dict[str, str]] = {
         "topk": "attar.teachers.codecs.topk:TopkCodec",
         "sampled": "attar.teachers.codecs.sampled:SampledCodec",
     },
+    "move": {
+        "demonstrations": "attar.prompts.moves.demonstrations:Demonstrations",
+        "phrases": "attar.prompts.moves.phrases:Phrases",
+        "label_words": "attar.prompts.moves.label_words:LabelWords",
+        "shorten": "attar.prompts.moves.shorten:Shorten",
+        "evolution": "attar.prompts.moves.evolution:Evolution",
+        "instructions": "attar.prompts.moves.instructions:Instructions",
+        "paraphrase": "attar.prompts.moves.paraphrase:Paraphrase",
+        "merge": "attar.prompts.moves.merge:Merge",
+        "reflection": "attar.prompts.moves.reflection:Reflection",
+        "token_gradient": "attar.prompts.moves.token_gradient:TokenGradient",
+    },
     "search": {
-        "bank": "attar.prompts.search.bank:BankSearch",
+        "race": "attar.prompts.search.race:RaceSearch",
     },
     "compressor": {
         "vocabulary": "attar.compressors.vocabulary:Vocabulary",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Settings(BaseModel):
@@ -18,6 +19,29 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Use(Settings):
+    """Choose an algorithm of the catalogue by its short name, with its own settings beside.
+
+    Example:
+        >>> Use(use="forward_kl", temperature=2).settings
+        {'temperature': 2}
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    use: str = Field(description="the registered name")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the settings given beside the name."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value
 
 
 def cache_folder() -> Path:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from attar import catalog
-from attar.prompts.bank import PromptSettings
+from attar.prompts.settings import PromptSettings
 from attar.settings import Settings
 from attar.stages.schedule import TrainSettings
 from attar.students.settings import Build, ModelSettings

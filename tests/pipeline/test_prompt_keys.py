@@ -11,7 +11,7 @@ from attar.pipeline.graph import _writing
 from attar.pipeline.load import validate
 from attar.pipeline.prompt_keys import prompt_keys, prompt_mistakes
 from attar.pipeline.recipe import Recipe
-from attar.prompts.bank import PromptSettings
+from attar.prompts.settings import PromptSettings
 
 DATA = {"source": "t.csv", "text": "text", "label": "label", "labels": ["bad", "good"]}
 PROMPTED: dict[str, Any] = {
@@ -25,11 +25,14 @@ WRITES: dict[str, Any] = {
     **PROMPTED,
     "task": "text-generation",
     "data": {"source": "t.csv", "text": "text", "target": "title"},
+    "teacher": {"model": "m", "train": {}},
 }
+UNTAUGHT: dict[str, Any] = {**WRITES, "teacher": {"model": "m"}}
 OTHER: dict[str, Any] = {
     **{"template": "{text}:", "input": "mail", "target": "topic", "words": {"bad": "no", "good": "yes"}, "chat": True},
     **{"templates": ["{text}?"], "search": "none", "calibration": "none", "demonstrations": 2, "block": 8},
-    "max_tokens": 99,
+    **{"max_tokens": 99, "instruction": "Judge.", "criterion": "likelihood", "prompt_tokens": 99, "population": 3},
+    **{"children": 3, "generations": 1, "held_out": 0.1, "budget": {"seconds": 9}},
 }
 """Another value than the default for each key."""
 
@@ -42,11 +45,11 @@ def test_the_values_here_are_for_all_keys() -> None:
     assert set(OTHER) == set(PromptSettings.model_fields)
 
 
-@pytest.mark.parametrize("name", sorted(OTHER))
+@pytest.mark.parametrize("name", sorted(set(OTHER) - {"budget"}))
 @pytest.mark.parametrize(("body", "read"), [(SERVED, ("words",)), (WRITES, ())], ids=["served", "writes"])
 def test_a_key_is_read_and_in_the_stages_key_or_refused(body: dict[str, Any], read: tuple[str, ...], name: str) -> None:
     plain, changed = _recipe(body), _recipe(body, **{name: OTHER[name]})
-    is_read = name in ("template", "input", "target", "chat", *read)
+    is_read = name in ("template", "instruction", "input", "target", "chat", *read)
     assert [one.where for one in prompt_mistakes(changed)] == ([] if is_read else [f"prompt.teacher.{name}"])
     key = endpoint_key if body is SERVED else _writing
     assert (key(plain) != key(changed)) == is_read
@@ -55,6 +58,25 @@ def test_a_key_is_read_and_in_the_stages_key_or_refused(body: dict[str, Any], re
 def test_a_prompt_that_is_searched_for_reads_every_key() -> None:
     assert prompt_keys(_recipe(PROMPTED)) == set(OTHER)
     assert list(prompt_mistakes(_recipe(PROMPTED, **OTHER))) == []
+
+
+def test_a_server_is_searched_on_only_within_a_budget() -> None:
+    assert not _recipe(SERVED).finds_prompt
+    paid = _recipe(SERVED, budget={"calls": 100})
+    assert paid.finds_prompt
+    assert prompt_keys(paid) == set(OTHER)
+    assert not _recipe(SERVED, budget={"calls": 100}, search="none").finds_prompt
+    text = {**SERVED, "teacher": {"endpoint": {**SERVED["teacher"]["endpoint"], "mode": "text"}}}
+    assert not _recipe(text, budget={"calls": 100}).finds_prompt
+
+
+def test_a_teacher_that_writes_untrained_has_its_prompt_searched_for_and_its_student_reads_the_recipes_own() -> None:
+    assert _recipe(UNTAUGHT).finds_prompt
+    assert {"words", "calibration", "criterion"} & prompt_keys(_recipe(UNTAUGHT)) == set()
+    assert _writing(_recipe(UNTAUGHT)) == _writing(_recipe(UNTAUGHT, generations=9))
+    assert not _recipe(WRITES).finds_prompt
+    blind = {**UNTAUGHT, "data": {**UNTAUGHT["data"], "gold": ["test"]}}
+    assert not _recipe(blind).finds_prompt
 
 
 @pytest.mark.parametrize("body", [SERVED, WRITES], ids=["served", "writes"])

@@ -6,16 +6,26 @@ import pytest
 from pydantic import ValidationError
 
 from attar.errors import AttarError
-from attar.prompts.bank import TEMPLATES, PromptSettings, bank_prompts, own_prompt, phrase, word_variants
+from attar.prompts.bank import LABELING, WRITING, bank_prompts, own_prompt, phrase, word_variants
+from attar.prompts.settings import PromptSettings
 
 LABELS = ["bad", "good"]
 
 
 def test_every_template_names_the_text_once_and_ends_without_a_space() -> None:
-    assert len({name for name, _, _ in TEMPLATES}) == len(TEMPLATES)
-    for _, template, _ in TEMPLATES:
-        assert template.count("{text}") == 1
-        assert template == template.rstrip()
+    for bank in (LABELING, WRITING):
+        assert len({row.name for row in bank}) == len(bank)
+        for row in bank:
+            assert row.template.count("{text}") == 1
+            assert "{text}" not in row.instruction
+            assert row.template == row.template.rstrip()
+
+
+def test_a_bank_without_labels_is_for_writing() -> None:
+    prompts = bank_prompts(PromptSettings(input="review", target="title"), (), chat=True)
+    assert prompts[0].words == ()
+    assert any("Write a title for the review." == prompt.instruction for prompt in prompts)
+    assert not any("{options}" in prompt.template + prompt.instruction for prompt in prompts)
 
 
 def test_the_bank_begins_with_the_recipes_own_and_repeats_nothing() -> None:
@@ -25,7 +35,7 @@ def test_the_bank_begins_with_the_recipes_own_and_repeats_nothing() -> None:
     assert prompts[1].name == "own-1"
     assert len({prompt.forward_id for prompt in prompts}) == len(prompts)
     assert all("{input}" not in p.template and "{Target}" not in p.template for p in prompts)
-    assert {p.words for p in prompts if "{options}" in p.template} == {("bad", "good"), ("Bad", "Good")}
+    assert {p.words for p in prompts if "{options}" in p.template + p.instruction} == {("bad", "good"), ("Bad", "Good")}
 
 
 def test_no_chat_prompts_without_a_chat_template() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.core.examples import Examples
+from attar.core.prompt import TextPrompt
 from attar.pipeline.prompt_keys import prompt_read
 from attar.pipeline.recipe import Recipe
 from attar.prompts.bank import own_prompt
@@ -16,13 +17,16 @@ from attar.teachers.endpoint import EndpointTeacher
 from attar.teachers.endpoint_settings import EndpointSettings
 
 
-def served_teacher(recipe: Recipe, labels: Sequence[str], cache: Path) -> EndpointTeacher:
+def served_teacher(
+    recipe: Recipe, labels: Sequence[str], cache: Path, prompt: TextPrompt | None = None
+) -> EndpointTeacher:
     """Return the teacher behind the recipe's server; nothing is sent before it is asked.
 
     Args:
         recipe: with ``teacher.endpoint``.
         labels: names of the classes.
         cache: attar's cache, where the ledger lies: one for each server and model, so that no run pays twice.
+        prompt: what it reads; the recipe's own by default.
 
     Raises:
         AttarError: the label words or the prompt do not fit.
@@ -30,7 +34,7 @@ def served_teacher(recipe: Recipe, labels: Sequence[str], cache: Path) -> Endpoi
     settings = recipe.teacher.endpoint
     if settings is None:
         raise ValueError("the recipe's teacher is no server")
-    prompt = own_prompt(recipe.prompt.teacher, labels)
+    prompt = prompt or own_prompt(recipe.prompt.teacher, labels)
     return EndpointTeacher(settings, prompt, ledger_path(settings, cache), derive(recipe.seed, "endpoint"))
 
 

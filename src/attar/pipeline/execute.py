@@ -29,13 +29,14 @@ HEARTBEAT = 2.0
 """Seconds between two notes of the time a stage has taken: what a kill can hide of it."""
 
 
-def execute(recipe: Recipe, base: Path, folder: Path) -> dict[str, Artifact]:
+def execute(recipe: Recipe, base: Path, folder: Path, last: str | None = None) -> dict[str, Artifact]:
     """Run every stage that is not stored yet.
 
     Args:
         recipe: a valid recipe.
         base: the folder its paths are relative to.
         folder: the run's folder; the same command goes on in it after a kill.
+        last: the stage to end with, of which alone the needed stages are run; all of them by default.
 
     Returns:
         Stage name -> artifact.
@@ -46,20 +47,32 @@ def execute(recipe: Recipe, base: Path, folder: Path) -> dict[str, Artifact]:
     store = Store(cache_folder())
     with hold(folder / ".lock", f"the run {folder}"):
         journal = Journal(folder / "journal.jsonl")
-        write_bytes(folder / "recipe.yaml", recipe_text(recipe, base).encode("utf-8"))
-        stages = build(recipe, base)
+        if last is None or not (folder / "summary.json").is_file():  # a finished run's recipe stays that run's
+            write_bytes(folder / "recipe.yaml", recipe_text(recipe, base).encode("utf-8"))
+        stages = build(recipe, base) if last is None else _needed(last, build(recipe, base))
         journal.add("run", name=recipe.name, stages={name: stage.key for name, stage in stages.items()})
         if not all(store.has(name, stage.key) for name, stage in stages.items()):
             # a wrong checksum shows now, not after an hour
-            for settings in (recipe.teacher, *recipe.assistant, recipe.student):
+            learners = (*recipe.assistant, recipe.student) if last is None else ()
+            for settings in (recipe.teacher, *learners):
                 assets.fetch_weights(settings, base, store.root)
         done: dict[str, Artifact] = {}
         for place, stage in enumerate(stages.values()):
             inputs = {parent: done[parent] for parent in stage.parents}
             heading = f"[{place + 1}/{len(stages)}] {stage.title}"
             done[stage.name] = _finish(stage, inputs, _Site(recipe, base, store, journal, heading))
-        _put_bundle(done["export"], folder)
+        if "export" in done:
+            _put_bundle(done["export"], folder)
         return done
+
+
+def _needed(last: str, stages: Mapping[str, Stage]) -> dict[str, Stage]:
+    """Return a stage and all that it needs, in their order."""
+    wanted = {last}
+    for name in reversed(list(stages)):
+        if name in wanted:
+            wanted.update(stages[name].parents)
+    return {name: stage for name, stage in stages.items() if name in wanted}
 
 
 def recipe_text(recipe: Recipe, base: Path) -> str:

@@ -65,14 +65,15 @@ class Forecast:
             return (train + validation + test) * max(1, self.recipe.teacher.endpoint.votes)
         if not self.recipe.prompted:
             return train + validation + test
+        return self._raced(validation) + train + test + min(test, self.recipe.measure.own_prompt_examples)
+
+    def _raced(self, validation: int) -> int:
+        """Return about how many examples a search for a prompt scores at most."""
         prompt = self.recipe.prompt.teacher
-        bank = (
-            len(bank_prompts(prompt, [str(name) for name in self.recipe.data.labels or ("a", "b")], True))
-            if prompt.search == "bank"
-            else 1
-        )
-        race = bank * prompt.block + 2 * validation
-        return race + train + test + min(test, self.recipe.measure.own_prompt_examples)
+        names = [str(name) for name in self.recipe.data.labels or ("a", "b")]
+        bank = len(bank_prompts(prompt, names, True)) if prompt.from_bank else 1
+        bred = prompt.generations * prompt.children if prompt.moves else 0
+        return 2 * prompt.block * (bank + bred) + 3 * validation
 
     def seconds(self, stage: str) -> float | None:
         """Return the predicted seconds of a stage."""

@@ -12,7 +12,7 @@ from attar.pipeline import works
 from attar.pipeline.endpoints import endpoint_key
 from attar.pipeline.keys import accelerator, data_key, machine, model_key
 from attar.pipeline.names import numbered, parted
-from attar.pipeline.prompt_keys import prompt_read
+from attar.pipeline.prompt_keys import prompt_asked, prompt_read
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.works import Desk
 from attar.store.artifacts import make_key
@@ -21,7 +21,7 @@ VERSIONS = {
     "data": 1,
     "weights": 1,
     "teacher": 1,
-    "prompt": 1,
+    "prompt": 2,
     "write": 1,
     "record": 1,
     "assistant": 1,
@@ -191,20 +191,23 @@ def _writing(recipe: Recipe) -> dict[str, Any]:
     """Return what a model that writes is made with besides its weights: its prompt."""
     if not recipe.writes:
         return {}
-    return {"prompt": {"teacher": prompt_read(recipe), "max_new_tokens": recipe.prompt.max_new_tokens}}
+    return {"prompt": {"teacher": prompt_asked(recipe), "max_new_tokens": recipe.prompt.max_new_tokens}}
 
 
 def _add_teacher(graph: _Builder) -> tuple[str, ...]:
     recipe, base = graph.recipe, graph.base
     weights = model_key(recipe.teacher, base)
     if recipe.served:  # nothing to fetch and nothing to train
-        return ()
+        return ("prompt",) if recipe.finds_prompt and _add_prompt(graph, "data") else ()
     if not recipe.prompted:
         train = recipe.teacher.train
         parents = ["data"]
         if recipe.writes:
             graph.add("weights", "Fetch the teacher's weights", {"weights": weights})
             parents.append("weights")
+            if recipe.finds_prompt:
+                _add_prompt(graph, *parents)
+                parents.append("prompt")
         settings = {} if train is None else train.model_dump(mode="json", exclude={"checkpoint_seconds"})
         names = [numbered("teacher", place) for place in range(1, recipe.teacher.members + 1)]
         for place, name in enumerate(names, start=1):
@@ -213,10 +216,17 @@ def _add_teacher(graph: _Builder) -> tuple[str, ...]:
             graph.add(name, title, made, *parents)
         return tuple(names)
     graph.add("weights", "Fetch the teacher's weights", {"weights": weights})
-    prompt = {
-        "prompt": recipe.prompt.teacher.model_dump(mode="json"),
-        "seed": recipe.seed,
-        "precision": recipe.teacher.precision,
-    }
-    graph.add("prompt", "Find the teacher's prompt", {**prompt, **_numerics(recipe)}, "data", "weights")
+    _add_prompt(graph, "data", "weights")
     return ("weights", "prompt")
+
+
+def _add_prompt(graph: _Builder, *parents: str) -> bool:
+    """Add the stage that finds the teacher's prompt."""
+    recipe = graph.recipe
+    settings = {"prompt": prompt_read(recipe), "seed": recipe.seed, "precision": recipe.teacher.precision}
+    if recipe.writes:
+        settings["writes"] = [recipe.prompt.max_new_tokens, recipe.teacher.max_length]
+    if recipe.prompt.writer is not None:
+        settings["writer"] = recipe.prompt.writer.model_dump(mode="json")
+    graph.add("prompt", "Find the teacher's prompt", {**settings, **endpoint_key(recipe), **_numerics(recipe)}, *parents)
+    return True

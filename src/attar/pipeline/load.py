@@ -196,6 +196,7 @@ def _chosen_mistakes(raw: Mapping[str, Any]) -> Iterator[Mistake]:
         ("distill.objective", "objective", objectives),
         ("distill.record", "codec", _codec_named(record, raw)),
         ("compress", "compressor", raw.get("compress", ())),
+        ("prompt.teacher.search", "move", _moves_named(raw)),
     ):
         single = isinstance(entries, (str, Mapping))
         rows = [entries] if single else entries if isinstance(entries, (list, tuple)) else []
@@ -204,6 +205,15 @@ def _chosen_mistakes(raw: Mapping[str, Any]) -> Iterator[Mistake]:
             value = {"use": row} if isinstance(row, str) else row
             if isinstance(value, Mapping) and isinstance(value.get("use"), str):
                 yield from _entry_mistakes(noun, dict(value), path)
+
+
+def _moves_named(raw: Mapping[str, Any]) -> Any:
+    """Return the moves of the teacher's prompt; `none` and `bank` are no moves, and take no settings."""
+    prompt = raw.get("prompt")
+    teacher = prompt.get("teacher") if isinstance(prompt, Mapping) else None
+    named = teacher.get("search", ()) if isinstance(teacher, Mapping) else ()
+    rows = [named] if isinstance(named, (str, Mapping)) else named if isinstance(named, (list, tuple)) else []
+    return [() if row in ("none", "bank", {"use": "bank"}) else row for row in rows]
 
 
 def _codec_named(record: Any, raw: Mapping[str, Any]) -> Any:

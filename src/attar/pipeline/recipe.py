@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from attar import catalog
 from attar.core.nouns import Signal
 from attar.errors import did_you_mean
 from attar.objectives.learned import features_of
 from attar.objectives.ramp import Ramp
-from attar.prompts.bank import PromptSettings
-from attar.settings import Settings
+from attar.prompts.settings import BudgetSettings, PromptSettings
+from attar.settings import Settings, Use
 from attar.sources.data import DataSettings
 from attar.stages.assets import objective_of
 from attar.stages.generations import TextSettings
@@ -22,29 +22,6 @@ from attar.stages.on_policy import OnPolicySettings
 from attar.stages.schedule import TrainSettings
 from attar.students.settings import ModelSettings
 from attar.teachers.endpoint_settings import EndpointSettings
-
-
-class Use(Settings):
-    """Choose an algorithm of the catalogue by its short name, with its own settings beside.
-
-    Example:
-        >>> Use(use="forward_kl", temperature=2).settings
-        {'temperature': 2}
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    use: str = Field(description="the registered name")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Return the settings given beside the name."""
-        return dict(self.model_extra or {})
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, value: Any) -> Any:
-        return {"use": value} if isinstance(value, str) else value
 
 
 KEPT_TEMPERATURES = (1.0, 2.0, 4.0)
@@ -108,10 +85,29 @@ class DistillSettings(TrainSettings):
         return [value] if isinstance(value, (str, Mapping)) else value
 
 
+class WriterSettings(ModelSettings):
+    """Set who writes new prompts: a language model of this process, or one behind a server."""
+
+    origins: ClassVar[Mapping[str, str]] = {"model": "a language model", "endpoint": "a server"}
+
+    endpoint: EndpointSettings | None = Field(None, description="a model behind a server, with mode: text")
+
+    @model_validator(mode="after")
+    def _writes(self) -> WriterSettings:
+        if self.endpoint is not None and self.endpoint.mode != "text":
+            raise ValueError(f"a writer's endpoint must have mode: text, got {self.endpoint.mode}")
+        if self.from_teacher:
+            raise ValueError("the teacher writes by itself where no writer is given; leave writer out")
+        return self
+
+
 class PromptsSettings(Settings):
     """Set the prompts."""
 
     teacher: PromptSettings = Field(PromptSettings(), description="the prompt of a teacher that is a language model")
+    writer: WriterSettings | None = Field(
+        None, description="who writes new prompts where a move asks for it; the teacher itself by default"
+    )
     max_new_tokens: int = Field(32, ge=2, le=4096, description="tokens written at most; longer targets are cut")
 
 
@@ -246,6 +242,20 @@ class Recipe(Settings):
     def prompted(self) -> bool:
         """Tell whether the teacher is a language model that labels by a prompt."""
         return self.task == "text-classification" and self.teacher.train is None and self.teacher.model is not None
+
+    @property
+    def finds_prompt(self) -> bool:
+        """Tell whether the teacher's prompt is looked for (or calibrated) in a stage of its own.
+
+        A server is paid, so a search there needs a budget.
+        """
+        prompt = self.prompt.teacher
+        if self.teacher.endpoint is not None:
+            labels = self.teacher.endpoint.mode == "labels"
+            return labels and prompt.searches and prompt.budget != BudgetSettings()
+        if self.writes:
+            return self.teacher.train is None and prompt.searches and "validation" in self.data.gold
+        return self.prompted
 
     @property
     def served(self) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from attar import catalog
+from attar.core.prompt import TextPrompt
 from attar.pipeline.graph import Stage
 from attar.pipeline.keys import machine
 from attar.pipeline.names import parted
@@ -102,20 +103,32 @@ def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
 def _prompt(done: Mapping[str, Artifact], measured: Mapping[str, Any]) -> dict[str, Any] | None:
     if "prompt" not in done:
         return None
-    card = done["prompt"].card
+    facts = done["prompt"].card["facts"]
+    own, used = (TextPrompt.from_json(done["prompt"].card[key]) for key in ("own", "prompt"))
     teacher = next(model for model in measured["models"] if model["name"] == "teacher")
-    own = measured["own_prompt"] or teacher["quality"]
-    winner = next(row for row in card["facts"]["tried"] if row["left"] == "won")
-    after = {**winner, **card["prompt"], "demonstrations": winner["demonstrations"], "quality": teacher["quality"]}
+    before = measured["own_prompt"] or (teacher["quality"] if used == own else None)
     return {
         "teacher": {
-            "before": {**card["own"], "demonstrations": 0, "quality": own},
-            "after": after,
-            "criterion": card["facts"]["criterion"],
-            "tried": card["facts"]["tried"],
+            "before": _shown(own, facts["tried"], before),
+            "after": _shown(used, facts["tried"], teacher["quality"]),
+            "diff": own.diff(used),
+            **{key: facts[key] for key in ("criterion", "why", "kept", "gain", "tried", "spent", "left_out")},
         },
-        "student": {"kept": False, "why": "a classifier with a head reads no prompt"},
+        "student": _student_prompt(own),
     }
+
+
+def _shown(prompt: TextPrompt, tried: Sequence[Mapping[str, Any]], quality: Any) -> dict[str, Any]:
+    """Return a prompt as a summary shows it: its parts, the text that is read, what it costs and how good it is."""
+    row = next((row for row in tried if row["name"] == prompt.name), {})
+    shown = {**prompt.to_json(), "demonstrations": len(prompt.demonstrations), "text": str(prompt)}
+    return {**shown, **{key: row[key] for key in ("tokens", "how", "parents") if key in row}, "quality": quality}
+
+
+def _student_prompt(own: TextPrompt) -> dict[str, Any]:
+    if own.words:
+        return {"kept": False, "why": "a classifier with a head reads no prompt"}
+    return {"kept": True, "why": "a student that writes reads the recipe's own"}
 
 
 def _pipeline(stages: Mapping[str, Stage], done: Mapping[str, Artifact], folder: Path) -> list[dict[str, Any]]:

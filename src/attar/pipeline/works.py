@@ -21,6 +21,7 @@ from attar.pipeline.crossing import across
 from attar.pipeline.endpoints import ask_ahead, served_teacher
 from attar.pipeline.members import combined
 from attar.pipeline.names import numbered, of_kind
+from attar.pipeline.prompting import find_prompt, prompted_model
 from attar.pipeline.quality import Run, measure_all
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.texts import equal_steps, splits, write_texts
@@ -30,7 +31,7 @@ from attar.sources import data as sources
 from attar.sources import weights as weight_files
 from attar.stages import assets, tune
 from attar.stages.compress import compress as compress_model
-from attar.stages.device import choose_device, choose_precision, precision_name, threads
+from attar.stages.device import choose_device, choose_precision, precision_name
 from attar.stages.distill import Origin, train_model
 from attar.stages.export import export as export_bundle
 from attar.stages.export import export_folder
@@ -150,7 +151,10 @@ def _origin(desk: Desk, settings: Any, found: DataSet) -> Origin:
         if weights is not None and weights.suffix == ".gguf":
             weights = _unpacked(weights, desk.work / "weights")
     names, task = (found.labels, tuple(int(n) for n in shape)), assets.task(desk.recipe.task)
-    return Origin(settings, weights, *names, _writing_facts(desk.recipe), task, found.split("train"))
+    facts = _writing_facts(desk.recipe)
+    if "prompt" in desk.inputs and settings is desk.recipe.teacher:
+        facts |= {"prompt": tune.load(desk.inputs["prompt"].folder).prompt.to_json()}
+    return Origin(settings, weights, *names, facts, task, found.split("train"))
 
 
 def _unpacked(weights: Path, folder: Path) -> Path:
@@ -170,12 +174,9 @@ def _writing_facts(recipe: Recipe) -> dict[str, Any]:
 
 
 def prompt(desk: Desk) -> dict[str, Any]:
-    """Race the bank of prompts."""
-    recipe, found = desk.recipe, desk.data()
-    scorer = _scorer(desk)
-    splits = {name: found.split(name) for name in ("train", "validation")}
-    seed = derive(recipe.seed, "prompt")
-    tuned = tune.tune_prompt(scorer, recipe.prompt.teacher, found.labels, splits, desk.work, seed)
+    """Find the teacher's prompt."""
+    weights = desk.inputs["weights"].folder if "weights" in desk.inputs else None
+    tuned = find_prompt(desk.recipe, desk.data(), weights, desk.work, desk.cache, desk.base)
     remove(desk.content)
     desk.content.mkdir(parents=True)
     tune.save(tuned, desk.content)
@@ -183,14 +184,10 @@ def prompt(desk: Desk) -> dict[str, Any]:
 
 
 def _scorer(desk: Desk) -> Any:
-    from attar.prompts.scoring import LabelWordScorer
-    from attar.students.causal import language_model
+    from attar.prompts.scoring.label_words import LabelWordScorer
 
-    device = choose_device(desk.recipe.device)
-    dtype = choose_precision(desk.recipe.teacher.precision, device)
-    torch.set_num_threads(threads())
-    model, tokenizer = language_model(desk.inputs["weights"].folder, dtype, desk.recipe.teacher.trust_remote_code)
-    return LabelWordScorer(model.to(device), tokenizer, desk.recipe.prompt.teacher.max_tokens)
+    model, tokenizer = prompted_model(desk.recipe, desk.inputs["weights"].folder)
+    return LabelWordScorer(model, tokenizer, desk.recipe.prompt.teacher.max_tokens)
 
 
 def write(desk: Desk) -> dict[str, Any]:
@@ -230,7 +227,8 @@ def _speaker(desk: Desk) -> tuple[Teacher, Known | None, str]:
     from attar.teachers.label_words import LabelWordTeacher
 
     if desk.recipe.served:
-        return served_teacher(desk.recipe, desk.data().labels, desk.cache), None, "unknown"
+        asked = tune.load(desk.inputs["prompt"].folder).prompt if "prompt" in desk.inputs else None
+        return served_teacher(desk.recipe, desk.data().labels, desk.cache, asked), None, "unknown"
     dtype = choose_precision(desk.recipe.teacher.precision, choose_device(desk.recipe.device))
     if desk.recipe.prompted:
         tuned = tune.load(desk.inputs["prompt"].folder)

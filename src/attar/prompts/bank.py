@@ -2,59 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
-
-from pydantic import Field, model_validator
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from attar.core.prompt import TextPrompt
 from attar.errors import AttarError
-from attar.settings import Settings
+from attar.prompts.settings import PromptSettings
 
-PLAIN = "{Input}: {text}\n{Target}:"
-"""The prompt that most people write first; it is the recipe's own where the recipe gives none."""
 
-TEMPLATES: tuple[tuple[str, str, bool], ...] = (
-    ("statement", "{text}\n\nThe {target} of this {input} is", False),
-    ("in-short", "{text}\nIn short, the {input} is", False),
-    ("opinion", "{Input}: {text}\nThe {target} is", False),
-    ("instruction", "Classify the {target} of the {input} as {options}.\n\n{Input}: {text}\n{Target}:", False),
-    ("question", "{Input}: {text}\nQuestion: What is the {target} of this {input}, {options}?\nAnswer:", False),
-    ("chat-question", "What is the {target} of this {input}: {options}? Answer with one word.\n\n{text}", True),
-    ("chat-instruction", "Classify the {target} of the {input} as {options}.\n\n{Input}: {text}\n{Target}:", True),
+@dataclass(frozen=True)
+class Template:
+    """Hold a phrasing: what is said once, and what is said of each example.
+
+    Args:
+        name: for tables.
+        template: of an example.
+        instruction: said once, before everything else.
+        chat: it is for chat models.
+    """
+
+    name: str
+    template: str
+    instruction: str = ""
+    chat: bool = False
+
+
+LABELING: tuple[Template, ...] = (
+    Template("statement", "{text}\n\nThe {target} of this {input} is"),
+    Template("in-short", "{text}\nIn short, the {input} is"),
+    Template("opinion", "{Input}: {text}\nThe {target} is"),
+    Template("instruction", "{Input}: {text}\n{Target}:", "Classify the {target} of the {input} as {options}."),
+    Template("question", "{Input}: {text}\nQuestion: What is the {target} of this {input}, {options}?\nAnswer:"),
+    Template(
+        "chat-question", "What is the {target} of this {input}: {options}? Answer with one word.\n\n{text}", "", True
+    ),
+    Template(
+        "chat-instruction", "{Input}: {text}\n{Target}:", "Classify the {target} of the {input} as {options}.", True
+    ),
 )
+"""For tasks that choose a label."""
 
-
-class PromptSettings(Settings):
-    """Set the teacher's prompt and the search for a better one."""
-
-    template: str = Field(PLAIN, description="the recipe's own prompt, with {text} where the example stands")
-    input: str = Field("text", min_length=1, description="what an example is called in the templates: review, mail")
-    target: str = Field("label", min_length=1, description="what the label is called there: sentiment, topic")
-    words: Mapping[str, str | tuple[str, ...]] | None = Field(
-        None, description="label -> its word, or several variants to try; the label's name by default"
-    )
-    chat: bool = Field(False, description="put the recipe's own prompt in the tokenizer's chat template")
-    templates: tuple[str, ...] = Field((), description="further templates to try, as running text")
-    search: Literal["bank", "none"] = Field("bank", description="race a bank, or take the recipe's own prompt")
-    calibration: Literal["auto", "none", "batch"] = Field("auto", description="auto tries both")
-    demonstrations: int = Field(4, ge=0, le=16, description="most solved examples a prompt shows (needs gold on train)")
-    block: int = Field(32, ge=8, description="validation examples a prompt is scored on before the next elimination")
-    max_tokens: int = Field(256, ge=8, description="tokens of an example that the teacher reads")
-
-    @model_validator(mode="after")
-    def _templates_name_text(self) -> PromptSettings:
-        for template in (self.template, *self.templates):
-            if template.count("{text}") != 1:
-                raise ValueError(f"a template must name {{text}} once, where the example stands, got {template!r}")
-        return self
+WRITING: tuple[Template, ...] = (
+    Template("instruction", "{Input}: {text}\n{Target}:", "Write a {target} for the {input}."),
+    Template("short", "{Input}: {text}\nShort {target}:"),
+    Template("in-a-few-words", "{text}\n\nIn a few words, the {target} of this {input}:"),
+    Template("colon", "{text}\n\n{Target}:"),
+    Template("chat-question", "Write a short {target} for this {input}. Answer with nothing else.\n\n{text}", "", True),
+    Template("chat-instruction", "{Input}: {text}\n{Target}:", "Write a short {target} for the {input}.", True),
+)
+"""For tasks that write."""
 
 
 def word_variants(settings: PromptSettings, labels: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the sets of label words to try, the recipe's first.
 
     Raises:
-        AttarError: a label has no word, a word belongs to no label, or the labels have different numbers of variants.
+        AttarError: a label has no word, a word belongs to no label, the labels have different numbers of variants,
+            or two labels have the same word.
 
     Example:
         >>> word_variants(PromptSettings(), ["good", "bad"])
@@ -71,6 +75,9 @@ def word_variants(settings: PromptSettings, labels: Sequence[str]) -> list[tuple
             counts = [len(column) for column in columns]
             raise AttarError(f"prompt words must give every label equally many variants, got {counts}.")
         variants = list(zip(*columns, strict=True))
+    for words in variants:
+        if len(set(words)) < len(words):
+            raise AttarError(f"prompt words must tell the labels apart, and {list(words)} names two of them alike.")
     capital = tuple(word[:1].upper() + word[1:] for word in variants[0])
     return [*variants, *([] if capital in variants else [capital])]
 
@@ -89,9 +96,10 @@ def phrase(template: str, settings: PromptSettings) -> str:
 
 
 def own_prompt(settings: PromptSettings, labels: Sequence[str]) -> TextPrompt:
-    """Return the recipe's own prompt, uncalibrated."""
+    """Return the recipe's own prompt, uncalibrated; without labels it is of a task that writes."""
     words = word_variants(settings, labels)[0] if labels else ()
-    return TextPrompt(phrase(settings.template, settings), words, settings.chat, name="recipe")
+    said = phrase(settings.instruction, settings)
+    return TextPrompt(phrase(settings.template, settings), words, settings.chat, name="recipe", instruction=said)
 
 
 def bank_prompts(settings: PromptSettings, labels: Sequence[str], chat: bool) -> list[TextPrompt]:
@@ -102,19 +110,20 @@ def bank_prompts(settings: PromptSettings, labels: Sequence[str], chat: bool) ->
 
     Args:
         settings: the recipe's.
-        labels: names of the classes.
+        labels: names of the classes; empty for tasks that write.
         chat: the tokenizer has a chat template.
     """
-    variants = word_variants(settings, labels)
+    variants = word_variants(settings, labels) if labels else [()]
     found = [own_prompt(settings, labels)]
-    rows = [*((f"own-{i + 1}", template, False) for i, template in enumerate(settings.templates)), *TEMPLATES]
-    for name, template, wants_chat in rows:
-        if wants_chat and not chat:
+    own = [Template(f"own-{i + 1}", template) for i, template in enumerate(settings.templates)]
+    for row in [*own, *(LABELING if labels else WRITING)]:
+        if row.chat and not chat:
             continue
-        sets = variants[:2] if "{options}" in template else variants[:1]
+        sets = variants[:2] if "{options}" in row.template + row.instruction else variants[:1]
+        template, said = phrase(row.template, settings), phrase(row.instruction, settings)
         for words in sets:
-            label = f"{name}/{words[0]}" if len(sets) > 1 else name
-            found.append(TextPrompt(phrase(template, settings), words, wants_chat, name=label))
+            label = f"{row.name}/{words[0]}" if len(sets) > 1 else row.name
+            found.append(TextPrompt(template, words, row.chat, name=label, instruction=said))
     unique: dict[str, TextPrompt] = {}
     for prompt in found:
         unique.setdefault(prompt.forward_id, prompt)

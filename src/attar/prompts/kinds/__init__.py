@@ -1,0 +1,1 @@
+"""Hold prompts that are trained: virtual tokens, prefixes, pixels and patch tokens, each around a frozen model."""

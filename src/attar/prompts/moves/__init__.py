@@ -1,0 +1,1 @@
+"""Make new prompts of those that stand best."""

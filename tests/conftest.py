@@ -186,6 +186,24 @@ def writer(llama_folder: Path) -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture
+def label_reader(llama_folder: Path) -> Callable[..., Any]:
+    """Return a maker of tiny language models that answer ``fine`` or ``bad`` by the label words of a prompt."""
+    from attar.core.prompt import TextPrompt
+    from attar.students import folder
+    from attar.students.settings import ModelSettings
+
+    plain = TextPrompt("Review: {text}\nSentiment:", ("good", "bad"))
+
+    def make(prompt: TextPrompt = plain, weights: Path = llama_folder, **settings: Any) -> Any:
+        wanted = ModelSettings(model=str(weights), answers_by="label_words", **{"max_length": 24, **settings})
+        model = folder.make(wanted, weights, ["fine", "bad"], (), {"prompt": prompt.to_json()})
+        model.module.eval()
+        return model
+
+    return make
+
+
 def make_images(count: int, seed: int = 0) -> Any:
     """Return labeled images of 8 x 8 pixels: bright above (0) or bright below (1), with noise."""
     from attar.core.examples import Examples
@@ -259,6 +277,34 @@ def image_graph(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     path = tmp_path_factory.mktemp("graph") / "image.onnx"
     OnnxExporter().export(model, path)
     return model, path
+
+
+@pytest.fixture(scope="session")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for graphs that tests share."""
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture
+def kept_graphs(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export a network to ONNX once, whichever text stands around its inputs: that is no part of the graph."""
+    import hashlib
+    import shutil
+
+    from attar.exporters.onnx import OnnxExporter
+
+    own = OnnxExporter.export
+
+    def export(self: Any, model: Any, path: Path) -> None:
+        digest = hashlib.sha256(repr(model.module).encode())
+        for tensor in (*model.module.parameters(), *model.module.buffers()):
+            digest.update(tensor.detach().numpy().tobytes())
+        kept = graphs / f"{digest.hexdigest()}.onnx"
+        if not kept.exists():
+            own(self, model, kept)
+        shutil.copyfile(kept, path)
+
+    monkeypatch.setattr(OnnxExporter, "export", export)
 
 
 TINY_RUN = {

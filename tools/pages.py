@@ -23,7 +23,7 @@ RULES = {
     "TrainSettings": "`micro_batch_size` is at most `batch_size`.",
     "DistillSettings": "All keys of `teacher.train` with the same meaning, and `objective` and `control`.",
     "Term": "Short form: the name alone (`objective: forward_kl`). The objective's own settings stand beside `use`.",
-    "Use": "Short form: the name alone (`compress: [vocabulary]`). The step's own settings stand beside `use`.",
+    "Use": "Short form: the name alone (`compress: [vocabulary]`). Its own settings stand beside `use`.",
     "ExportSettings": "Short form: the format alone (`export: onnx`).",
     "PromptSettings": "For a teacher that is a language model. Every template names `{text}` once.",
     "DataSettings": "`test` must be in `gold`: quality is measured on gold labels.",
@@ -36,10 +36,15 @@ NOUNS = {
     "student": "A kind of student makes, saves and loads models. Recipes choose it by the form of `model` or `build`.",
     "teacher": "A teacher answers examples with rows. Recipes choose it by what `teacher` holds.",
     "codec": "A codec keeps the teacher's rows as a few bytes (`distill.record`).",
-    "search": "A search looks for the teacher's prompt (`prompt.teacher.search`).",
+    "move": "A move makes new prompts of those that stand best (`prompt.teacher.search`; `bank` is no move).",
+    "search": "A search says which prompts are scored next, and on what, and takes their scores.",
     "compressor": "A compressor makes a model smaller: on the trained model, or on the exported graph.",
     "exporter": "An exporter writes a model for another runtime.",
 }
+
+
+SETTINGS = {"objective": "distill.objective[]", "compressor": "compress[]", "move": "prompt.teacher.search[]"}
+"""Nouns whose settings a recipe may give, and where."""
 
 
 def first_line(thing: Any) -> str:
@@ -74,7 +79,7 @@ def recipe_page() -> str:
         lines += ["", f"## {title}", "", first_line(model), "", *rules, *fields.table(model)]
         if model is Recipe:
             lines += ["", *_default_steps()]
-    for noun, where in (("objective", "distill.objective[]"), ("compressor", "compress[]")):
+    for noun, where in SETTINGS.items():
         lines += ["", f"## Settings of each {noun} (`{where}`)"]
         for name in sorted(catalog.TABLES[noun]):
             kind = catalog.entry(noun, name)
@@ -124,13 +129,13 @@ def catalogue_page() -> str:
 
 
 def _linked(noun: str, name: str) -> str:
-    return f"[`{name}`](recipe.md#use-{name})" if noun in ("objective", "compressor") else f"`{name}`"
+    return f"[`{name}`](recipe.md#use-{name})" if noun in SETTINGS else f"`{name}`"
 
 
 def _facts(kind: Any) -> str:
     found = []
     needs = getattr(kind, "needs", None)
-    if isinstance(needs, frozenset):
+    if isinstance(needs, frozenset) and needs:
         found.append(f"needs {', '.join(sorted(needs))}")
     if hasattr(kind, "metric"):
         found.append(f"metric {kind.metric}")

@@ -12,7 +12,9 @@ from attar.store.files import write_bytes
 if TYPE_CHECKING:
     from attar.exporters.bundle import Bundle
     from attar.pipeline.check import Plan
+    from attar.pipeline.recipe import Recipe
     from attar.pipeline.run import RunResult
+    from attar.pipeline.tuning import TuneResult
 
 
 def run(recipe: str | Path | Mapping[str, Any], folder: str | Path | None = None, **overrides: Any) -> RunResult:
@@ -32,16 +34,46 @@ def run(recipe: str | Path | Mapping[str, Any], folder: str | Path | None = None
     Example:
         >>> run("digits", distill__epochs=1)                             # doctest: +SKIP
     """
-    from attar.pipeline.load import lay, load_recipe, validate
     from attar.pipeline.run import run_loaded
     from attar.settings import runs_folder
 
+    parsed, base = _parsed(recipe, overrides)
+    return run_loaded(parsed, base, Path(folder) if folder else runs_folder() / parsed.name, write_report)
+
+
+def tune(recipe: str | Path | Mapping[str, Any], folder: str | Path | None = None, **overrides: Any) -> TuneResult:
+    """Find the prompt of a recipe's teacher; the same call goes on where a killed one stopped.
+
+    A run of the recipe takes the prompt from the store.
+
+    Args:
+        recipe: as in `run`.
+        folder: the run's folder; ``runs/<name>`` by default. It gets ``prompt.json`` and ``prompts.md``.
+        overrides: as in `run`.
+
+    Returns:
+        The prompt to use, the recipe's own, and what was tried, gained and spent.
+
+    Raises:
+        AttarError: the teacher reads no prompt that can be searched for, or there is another mistake.
+
+    Example:
+        >>> print(tune("reviews", prompt__teacher__generations=2).prompt)  # doctest: +SKIP
+    """
+    from attar.pipeline.tuning import tune_loaded
+    from attar.settings import runs_folder
+
+    parsed, base = _parsed(recipe, overrides)
+    return tune_loaded(parsed, base, Path(folder) if folder else runs_folder() / parsed.name, write_prompts)
+
+
+def _parsed(recipe: str | Path | Mapping[str, Any], overrides: Mapping[str, Any]) -> tuple[Recipe, Path]:
+    from attar.pipeline.load import lay, load_recipe, validate
+
     laid = {key.replace("__", "."): value for key, value in overrides.items()}
     if isinstance(recipe, Mapping):
-        parsed, base = validate(lay(copy.deepcopy(dict(recipe)), laid), "the recipe"), Path.cwd()
-    else:
-        parsed, base = load_recipe(str(recipe), laid)
-    return run_loaded(parsed, base, Path(folder) if folder else runs_folder() / parsed.name, write_report)
+        return validate(lay(copy.deepcopy(dict(recipe)), laid), "the recipe"), Path.cwd()
+    return load_recipe(str(recipe), laid)
 
 
 def check(recipe: str | Path, **overrides: Any) -> Plan:
@@ -105,3 +137,10 @@ def write_report(summary: Mapping[str, Any], folder: Path) -> None:
 
     html.write(dict(summary), folder / "report.html")
     write_bytes(folder / "README.md", card.card(dict(summary)).encode("utf-8"))
+
+
+def write_prompts(found: TuneResult) -> None:
+    """Write ``prompts.md``, the page on a prompt that was found and on all that were tried, into the run's folder."""
+    from attar.report.prompt_card import prompt_card
+
+    write_bytes(found.folder / "prompts.md", prompt_card(found.to_json(), found.folder.name).encode("utf-8"))

@@ -83,7 +83,9 @@ def test_version_and_help(attar: Attar) -> None:
     assert "predict" in bare.stdout + bare.stderr
 
 
-@pytest.mark.parametrize("verb", ["run", "check", "init", "copy", "graph", "list", "show", "compare", "predict"])
+@pytest.mark.parametrize(
+    "verb", ["run", "tune", "check", "init", "copy", "graph", "list", "show", "compare", "predict"]
+)
 def test_every_verb_has_help(attar: Attar, verb: str) -> None:
     said = attar(verb, "--help")
     assert said.status == 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -308,3 +309,33 @@ def test_post_processors_are_renumbered(style: str, tokenizer: Callable[[str], A
     assert json.loads(trimmed.backend_tokenizer.to_str())["post_processor"]
     for text in CALIBRATION:
         assert [kept[i] for i in trimmed(text).input_ids] == words(text).input_ids
+
+
+def test_a_prompt_and_its_label_words_stay_whole(label_reader: Callable[..., Model], tmp_path: Path) -> None:
+    from attar.core.examples import Examples
+    from attar.core.prompt import TextPrompt
+    from attar.tasks.text_classification import TextClassification, text_ids
+
+    def said(model: Model) -> torch.Tensor:
+        texts = Examples(np.arange(len(CALIBRATION)), CALIBRATION, np.zeros(len(CALIBRATION), np.int64))
+        with torch.no_grad():
+            return TextClassification().rows(model, TextClassification().collate(model, texts)).dense()
+
+    prompt = TextPrompt("Review: {text}\nSentiment:", ("seams", "jacket"), instruction="quality or picture?")
+    model = label_reader(prompt, max_length=40)
+    before, tokens, size = said(model), text_ids(model, CALIBRATION), len(model.processor)
+    named = [model.processor.convert_ids_to_tokens(ids) for ids in tokens]
+    model, plan = Vocabulary(Vocabulary.Settings(minimum_count=2)).apply(model, CALIBRATION[:2])
+    assert plan.after["vocabulary"] == len(model.processor) < size
+    model, _ = Vocabulary(Vocabulary.Settings()).apply(label_reader(prompt, max_length=40), CALIBRATION)
+    assert torch.allclose(said(model), before, atol=1e-6)
+    assert [model.processor.convert_ids_to_tokens(ids) for ids in text_ids(model, CALIBRATION)] == named
+    folder.save(model, tmp_path)
+    assert torch.equal(said(folder.load(tmp_path)), said(model))
+
+
+def test_a_trained_prompt_comes_after(label_reader: Callable[..., Model]) -> None:
+    model = label_reader()
+    model.kind = "prompted"
+    with pytest.raises(AttarError, match="before a prompt is trained"):
+        Vocabulary(Vocabulary.Settings()).apply(model, CALIBRATION)

@@ -112,6 +112,119 @@ def _prompt() -> dict[str, Any]:
     }
 
 
+def searched_prompt(kept: bool = True) -> dict[str, Any]:
+    """Return the part ``prompt`` as a search with moves leaves it, and a race of the student's prompts."""
+    own = {
+        "name": "recipe",
+        "instruction": "",
+        "template": "{text}\nSentiment:",
+        "words": ["negative", "positive"],
+        "chat": False,
+        "demonstrations": 0,
+        "calibration": None,
+        "text": "{text}\nSentiment:\nwords: negative, positive",
+        "tokens": 3,
+        "quality": {"value": 0.71, "low": 0.66, "high": 0.75, "n": 400},
+    }
+    used = {
+        **own,
+        "name": "statement~del+2",
+        "template": "{text}\n\nThe sentiment is",
+        "demonstrations": 2,
+        "calibration": [-1.2, -0.3],
+        "text": (
+            "I love this dress: great color, soft and light!\n\nThe sentiment is positive\n\nToo small, too thin; I "
+            "sent it back.\n\nThe sentiment is negative\n\n{text}\n\nThe sentiment is\nwords: negative, positive\n"
+            "calibration: -1.200, -0.300"
+        ),
+        "tokens": 41,
+        "quality": {"value": 0.862, "low": 0.826, "high": 0.893, "n": 1000},
+    }
+    gain = {"value": 0.125, "low": 0.058, "high": 0.192, "n": 120, "p": 0.00031}
+    lost = {"value": 0.008, "low": -0.042, "high": 0.058, "n": 120, "p": 0.42}
+    proven = "its gain of +0.125 on 120 held-out examples is no luck (p = 0.00031)"
+    luck = "no gain: +0.008 on 120 held-out examples may be luck (p = 0.42)"
+    return {
+        "teacher": {
+            "before": own,
+            "after": used if kept else own,
+            "diff": DIFF if kept else "",
+            "criterion": "accuracy on validation",
+            "why": proven if kept else luck,
+            "kept": kept,
+            "gain": gain if kept else lost,
+            "tried": _searched_tried(),
+            "spent": {"seconds": 61.4, "tokens": 184_220.0},
+            "left_out": {"instructions": "no model writes", "token_gradient": "the model is not of this process"},
+        },
+        "student": {
+            "kept": True,
+            "why": "its gain of +0.021 on 120 held-out examples is no luck (p = 0.011)",
+            "gain": {"value": 0.021, "low": 0.004, "high": 0.038, "n": 120, "p": 0.011},
+            "tried": [
+                _raced("none", "none", 0.842, 0, 8.1, "lost"),
+                _raced("statement", "text", 0.848, 12, 11.2, "lost"),
+                _raced("statement, batch", "calibrated", 0.855, 12, 11.2, "lost"),
+                _raced("soft-16", "soft", 0.863, 16, 12.4, "won"),
+                _raced("prefix-16", "prefix", 0.859, 16, 9.9, "worse for sure after 64"),
+            ],
+        },
+    }
+
+
+DIFF = (
+    "--- recipe\n+++ statement~del+2\n@@ -1,3 +1,12 @@\n+I love this dress: great color, soft and light!\n+\n"
+    "+The sentiment is positive\n+\n {text}\n-Sentiment:\n+\n+The sentiment is\n words: negative, positive"
+)
+
+
+def _raced(name: str, kind: str, score: float, tokens: int, ms: float, left: str) -> dict[str, Any]:
+    known = {"name": name, "kind": kind, "tokens": tokens, "ms": ms, "left": left, "n": 300}
+    return {**known, "score": score, "low": score - 0.02, "high": score + 0.02}
+
+
+def _searched_tried() -> list[dict[str, Any]]:
+    rows = [
+        ("statement~del+2", ["statement+2"], "phrase deleted: of this review", 2, "won", 0.883, 180),
+        ("statement+2", ["statement"], "first 2 demonstrations", 1, "lost in the last round", 0.878, 180),
+        ("statement", [], "bank", 0, "lost in the last round", 0.85, 180),
+        (
+            "statement×question+3",
+            ["statement", "question/negative"],
+            "crossed",
+            2,
+            "not among the best after 180",
+            0.8,
+            180,
+        ),
+        ("question/negative", [], "bank", 0, "not among the best after 64", 0.797, 64),
+        ("opinion", [], "bank", 0, "among the worse half after 32", 0.719, 32),
+        ("recipe", [], "bank", 0, "worse for sure after 32", 0.656, 32),
+    ]
+    made = [
+        {
+            "name": name,
+            "instruction": "Judge the review." if "question" in name else "",
+            "template": "{text}\n\nThe sentiment is",
+            "words": ["negative", "positive"],
+            "chat": False,
+            "demonstrations": int(name[-1]) if name[-1].isdigit() else 0,
+            "calibration": "batch" if generation else "none",
+            "tokens": 12 + 14 * generation,
+            "parents": parents,
+            "how": how,
+            "generation": generation,
+            "left": left,
+            "score": score,
+            "low": score - 0.5 / n**0.5,
+            "high": min(1.0, score + 0.5 / n**0.5),
+            "n": n,
+        }
+        for name, parents, how, generation, left, score, n in rows
+    ]
+    return [*made, {**made[-1], "name": "late", "left": "not scored", "n": 0, "score": None}]
+
+
 def _curve(end: float, top: float) -> list[dict[str, Any]]:
     return [
         {
@@ -228,3 +341,15 @@ def full() -> dict[str, Any]:
 def minimal() -> dict[str, Any]:
     """Return the least that may be called a summary."""
     return {"schema": 1, "models": [{"name": "student"}]}
+
+
+@pytest.fixture
+def searched(full: dict[str, Any]) -> dict[str, Any]:
+    """Return a summary whose prompt was searched for with moves, and won."""
+    return {**full, "prompt": searched_prompt()}
+
+
+@pytest.fixture
+def unproven(full: dict[str, Any]) -> dict[str, Any]:
+    """Return a summary of a search that proved no gain."""
+    return {**full, "prompt": searched_prompt(kept=False)}

@@ -18,6 +18,7 @@ from attar.objectives.ramp import Ramp, Scheduled, Term
 from attar.stages.lesson import Lesson
 from attar.stages.preflight import preflight
 from attar.tasks.image_classification import ImageClassification
+from attar.tasks.text_classification import TextClassification
 from attar.teachers.classifier import ClassifierTeacher
 
 KL = ForwardKL(ForwardKL.Settings())
@@ -80,3 +81,15 @@ def test_a_wrong_objective_that_enters_later_stops_the_run(
     entering = Term(Ramp(start=0, end=1), Shifted(Shifted.Settings()))
     with pytest.raises(AttarError, match="student := teacher"):
         preflight(net(), _lesson(net, images, Scheduled([Term(1.0, CrossEntropy(CrossEntropy.Settings())), entering])))
+
+
+@pytest.mark.parametrize("objective", [KL, CrossEntropy(CrossEntropy.Settings())], ids=["kl", "ce"])
+def test_a_model_that_answers_by_label_words_passes(
+    objective: Any, label_reader: Callable[..., Model], texts: Examples
+) -> None:
+    model, teacher = label_reader(), label_reader(layers=1)
+    model.facts["prompt"]["calibration"] = [-0.3, -1.1]
+    lesson = Lesson(TextClassification(), texts, texts, objective, ClassifierTeacher(teacher, TextClassification(), ""))
+    checks = preflight(model, lesson)
+    assert all(check["passed"] for check in checks)
+    assert len(checks) == (7 if objective is KL else 3)

@@ -80,3 +80,26 @@ def test_networks_that_return_an_object_are_read(net: Callable[..., Any], images
     plain = task.rows(model, batch).dense()
     model.module = Said(model.module)
     assert torch.equal(task.rows(model, batch).dense(), plain)
+
+
+def test_a_prompt_is_read_around_each_text(label_reader: Callable[..., Any], texts: Examples) -> None:
+    task, model = TextClassification(), label_reader(max_length=6)
+    long = Examples(texts.keys[:2], ["a fine jacket", "a fine warm jacket " * 30], texts.labels[:2])
+    batch = task.collate(model, long)
+    mask = batch.inputs["attention_mask"]
+    assert mask.sum(dim=1).tolist() == task.length(model, long).tolist()
+    assert mask[0].tolist() == sorted(mask[0].tolist(), reverse=True)
+    said = [model.processor.decode(ids[seen.bool()]) for ids, seen in zip(batch.inputs["input_ids"], mask, strict=True)]
+    assert said[0] == "Review: a fine jacket\nSentiment:"
+    assert said[1].startswith("Review: a fine")
+    assert said[1].endswith("\nSentiment:")
+    assert task.length(model, long.take(np.zeros(0, np.int64))).tolist() == []
+    assert task.collate(model, long.take(np.zeros(0, np.int64))).inputs["input_ids"].shape == (0, 0)
+
+
+def test_calibration_is_taken_from_the_scores(label_reader: Callable[..., Any], texts: Examples) -> None:
+    task, model = TextClassification(), label_reader()
+    with torch.no_grad():
+        plain = task.rows(model, task.collate(model, texts)).dense()
+        model.facts["prompt"]["calibration"] = [-0.5, -2.0]
+        assert torch.equal(task.rows(model, task.collate(model, texts)).dense(), plain - torch.tensor([-0.5, -2.0]))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from attar import __version__
-from attar.cli import check, compare, copy, graph, init, predict, run, runs, show
+from attar.cli import check, compare, copy, graph, init, predict, run, runs, show, tune
 
 app = typer.Typer(
     name="attar",
@@ -35,6 +35,7 @@ def _main(
 
 
 app.command("run")(run.run)
+app.command("tune")(tune.tune)
 app.command("check")(check.check)
 app.command("init")(init.init)
 app.command("copy")(copy.copy)

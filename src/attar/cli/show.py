@@ -10,7 +10,8 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     from rich.console import Console
 
     from attar.report.advice import advise
-    from attar.report.tables import models_table, prompts_table, verdict_line
+    from attar.report.prompts import criterion, gain_line, outcome_line, student_cells, student_line, teacher_search
+    from attar.report.tables import models_table, prompts_table, student_prompts_table, verdict_line
     from attar.report.words import headline
     from attar.report.writing import gap_lines, perplexity_line, spent_line
     from attar.store.runs import load_summary
@@ -22,7 +23,13 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     out = Console(highlight=False)
     out.print(models_table(summary, width=out.width))
     if summary.get("prompt"):
-        out.print(prompts_table(summary))
+        out.print(prompts_table(summary, width=out.width))
+        for line in (outcome_line(summary), gain_line(teacher_search(summary), criterion(summary))):
+            if line:
+                out.print(line, markup=False)
+    if student_cells(summary):
+        out.print(student_prompts_table(summary, width=out.width))
+        out.print(student_line(summary), markup=False)
     out.print(headline(summary), markup=False)
     for line in (verdict_line(summary), perplexity_line(summary), " ".join(gap_lines(summary))):
         if line:

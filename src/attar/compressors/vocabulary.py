@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from attar.core.nouns import Model, Plan
+from attar.core.prompt import TextPrompt
+from attar.core.reading import first_tokens, frame_of, token_ids
 from attar.errors import AttarError
 from attar.optional import lazy
 from attar.settings import Settings
@@ -28,7 +30,7 @@ class Vocabulary:
     A token stays if the task's texts use it, if it is special, if it is a single character or byte, or if it has a
     character that no single-character token covers: any text that could be tokenized before still can be. Texts made
     of kept tokens are tokenized as before, so the model's answers on them do not change at all; an unseen word falls
-    into shorter pieces.
+    into shorter pieces. A model's prompt and label words are texts of the task, and keep all their tokens.
 
     Args:
         settings: see `Vocabulary.Settings`.
@@ -50,27 +52,57 @@ class Vocabulary:
         """Trim a model in place.
 
         Args:
-            model: a `transformers` classifier with a WordPiece, BPE or Unigram tokenizer.
+            model: a `transformers` classifier, or a language model that answers by label words, with a WordPiece, BPE
+                or Unigram tokenizer.
             calibration: the task's texts, the test split's left out.
 
         Returns:
             The model with its new tokenizer, and what was done.
 
         Raises:
-            AttarError: the tokenizer is of another kind.
+            AttarError: the model or its tokenizer is of another kind.
         """
+        if model.kind == "prompted":
+            raise AttarError("vocabulary works before a prompt is trained: its tokens are no words. Put it first.")
         counts: Counter[int] = Counter()
-        for text in calibration:
-            counts.update(model.processor(text, truncation=True, max_length=model.facts["max_length"]).input_ids)
+        for ids in _read(model, calibration):
+            counts.update(ids)
         used = {token for token, count in counts.items() if count >= self.settings.minimum_count}
         before = _facts(model)
-        tokenizer, kept = trim_tokenizer(model.processor, used)
-        _trim_embeddings(model.module, kept)
-        _renumber_config(model.module, tokenizer, kept)
+        tokenizer, kept = trim_tokenizer(model.processor, used | _prompt_tokens(model))
+        network = getattr(model.module, "lm", model.module)
+        _trim_embeddings(network, kept)
+        _renumber_config(network, tokenizer, kept)
         model.processor = tokenizer
+        if model.kind == "label_words":
+            model.module.words.copy_(torch.tensor(first_tokens(tokenizer, _prompt(model))))  # type: ignore[operator]
         often = f"{self.settings.minimum_count} times or more in {len(calibration)} texts"
         note = f"{len(used)} tokens are used {often}"
         return model, Plan("vocabulary", before, _facts(model), (note,))
+
+
+def _prompt(model: Model) -> TextPrompt:
+    return TextPrompt.from_json(model.facts["prompt"])
+
+
+def _read(model: Model, texts: Sequence[str]) -> Iterator[list[int]]:
+    """Yield the ids that the model reads of each text."""
+    longest = model.facts["max_length"]
+    if "prompt" in model.facts:
+        yield from token_ids(model.processor, frame_of(model.processor, _prompt(model), longest), texts)
+    else:
+        yield from (model.processor(text, truncation=True, max_length=longest).input_ids for text in texts)
+
+
+def _prompt_tokens(model: Model) -> set[int]:
+    """Return the tokens of the prompt around an empty text, and of its answers."""
+    if "prompt" not in model.facts:
+        return set()
+    prompt, tokenizer = _prompt(model), model.processor
+    texts = [prompt.answer(place) for place in range(len(prompt.words))]
+    answers = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+    read = token_ids(tokenizer, frame_of(tokenizer, prompt, 1), [""])
+    return {token for ids in [*answers, *read] for token in ids}
 
 
 def _facts(model: Model) -> dict[str, float]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from attar.core.prompt import TextPrompt
+
 UNKNOWN = -1  # the label of an example whose gold label is not known or may not be used
 
 
@@ -23,9 +25,11 @@ class Examples:
             where no target is known or may be used.
         own: ``(examples,)`` bool, True where the target is what the learning model wrote itself: it is read and
             judged, and never taught as right; None where none is.
+        prompts: the prompt that a model which has one reads each example under in place of its own, None for its own;
+            None where all are read under its own.
 
     Raises:
-        ValueError: ``targets``, or marks in ``own``, are not one an example.
+        ValueError: ``targets``, marks in ``own``, or ``prompts`` are not one an example.
 
     Example:
         >>> some = Examples(np.array([7, 8]), ["good", "bad"], np.array([1, 0]))
@@ -38,12 +42,15 @@ class Examples:
     labels: np.ndarray
     targets: Sequence[str] | None = None
     own: np.ndarray | None = None
+    prompts: Sequence[TextPrompt | None] | None = None
 
     def __post_init__(self) -> None:
         if self.targets is not None and len(self.targets) != len(self.keys):
             raise ValueError(f"Examples take one target each: {len(self.keys)} examples, {len(self.targets)} targets")
         if self.own is not None and len(self.own) != len(self.keys):
             raise ValueError(f"Examples take one mark each: {len(self.keys)} examples, {len(self.own)} marks")
+        if self.prompts is not None and len(self.prompts) != len(self.keys):
+            raise ValueError(f"Examples take one prompt each: {len(self.keys)} examples, {len(self.prompts)} prompts")
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -56,7 +63,8 @@ class Examples:
             inputs = [self.inputs[int(i)] for i in places]
         targets = None if self.targets is None else [self.targets[int(i)] for i in places]
         own = None if self.own is None else self.own[places]
-        return Examples(self.keys[places], inputs, self.labels[places], targets, own)
+        prompts = None if self.prompts is None else [self.prompts[int(i)] for i in places]
+        return Examples(self.keys[places], inputs, self.labels[places], targets, own, prompts)
 
     def without_labels(self) -> Examples:
         """Return the same examples with every label unknown and without targets."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from attar.core.reading import Frame
 from attar.errors import AttarError
 from attar.store.files import folder_bytes, read_json, sha256_file, write_json
 
@@ -68,7 +69,10 @@ class Bundle:
         check_files(folder, self.card)
         self.labels: tuple[str, ...] = tuple(self.card["labels"])
         self._session = _session(folder / self.card["model"], threads)
-        self._tokenizer = _tokenizer(folder, self.card) if self.card["input"]["kind"] == "text" else None
+        settings = self.card["input"]
+        self._tokenizer = _tokenizer(folder, self.card) if settings["kind"] == "text" else None
+        self._frame = Frame.from_json(settings) if "before" in settings else None
+        self._calibration = np.asarray(settings.get("calibration") or 0.0, np.float32)
 
     @property
     def bytes(self) -> int:
@@ -76,22 +80,22 @@ class Bundle:
         return folder_bytes(self.folder)
 
     def scores(self, inputs: Sequence[str] | np.ndarray) -> np.ndarray:
-        """Return logits ``(examples, labels)``.
+        """Return logits ``(examples, labels)``, less the prompt's calibration.
 
         Args:
             inputs: texts, or uint8 images ``(examples, channels, height, width)``.
         """
         if len(inputs) == 0:
             return np.zeros((0, len(self.labels)), np.float32)
-        return np.concatenate([self._session.run(None, self._feed(one))[0] for one in inputs])
+        return np.concatenate([self._session.run(None, self._feed(one))[0] - self._calibration for one in inputs])
 
     def length(self, one: str | np.ndarray) -> int:
-        """Return how many tokens the model reads of a text; 1 for an image."""
-        return 1 if self._tokenizer is None else len(self._tokenizer.encode(one).ids)
+        """Return how many tokens the model reads of a text, its prompt counted in; 1 for an image."""
+        return 1 if self._tokenizer is None else len(self.tokens(str(one)))
 
     def tokens(self, text: str) -> list[int]:
-        """Return the token ids the model reads of a text; none for a bundle of images."""
-        return [] if self._tokenizer is None else list(self._tokenizer.encode(text).ids)
+        """Return the token ids the model reads of a text and its prompt; none for a bundle of images."""
+        return [] if self._tokenizer is None else list(self._encode(text).ids)
 
     def answer(self, inputs: Sequence[str] | np.ndarray) -> list[Answer]:
         """Return the label and all probabilities of each example."""
@@ -121,9 +125,16 @@ class Bundle:
         pixels = np.asarray(sized, np.uint8)
         return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
+    def _encode(self, text: str) -> Any:
+        tokenizer: Any = self._tokenizer
+        if self._frame is None:
+            return tokenizer.encode(text)
+        cut = self._frame.cut(text, tokenizer.encode(text, add_special_tokens=False).offsets)
+        return tokenizer.encode(self._frame.around(cut), add_special_tokens=self._frame.special_tokens)
+
     def _feed(self, one: Any) -> dict[str, np.ndarray]:
         if self._tokenizer is not None:
-            encoded = self._tokenizer.encode(one)
+            encoded = self._encode(one)
             return {
                 "input_ids": np.array([encoded.ids], np.int64),
                 "attention_mask": np.array([encoded.attention_mask], np.int64),
@@ -181,5 +192,8 @@ def _tokenizer(folder: Path, card: Mapping[str, Any]) -> Any:
     except Exception as error:  # tokenizers raises plain exceptions
         raise AttarError(f"{path} cannot be read as a tokenizer: {error}. Export it again.") from error
     tokenizer.no_padding()
-    tokenizer.enable_truncation(int(card["input"]["max_length"]))
+    if "before" in card["input"]:  # the text is cut, never the prompt around it
+        tokenizer.no_truncation()
+    else:
+        tokenizer.enable_truncation(int(card["input"]["max_length"]))
     return tokenizer

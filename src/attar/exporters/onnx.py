@@ -34,7 +34,9 @@ class OnnxExporter:
 
         Args:
             model: a classifier; texts give inputs ``input_ids`` and ``attention_mask (batch, time)``, images
-                ``pixel_values (batch, channels, height, width)``; the output is ``logits (batch, labels)``.
+                ``pixel_values (batch, channels, height, width)``; the output is ``logits (batch, labels)``. A prompt
+                of text and its calibration are no part of the graph; what a network puts before its inputs by itself
+                (virtual tokens, keys and values) is.
             path: the file to write.
 
         Raises:
@@ -57,8 +59,32 @@ class OnnxExporter:
             raise AttarError(f"The {model.kind} model cannot be exported to ONNX: {reason}") from error
         if program is None:
             raise AttarError(f"The {model.kind} model cannot be exported to ONNX: the exporter gave no graph.")
+        _fold(program.model)
         _strip(program.model)
         program.save(str(path))
+
+
+def _fold(graph: Any) -> None:
+    """Keep of a table the rows alone that are always the ones looked up, such as the label words' rows of a head."""
+    import numpy as np
+    import onnx_ir
+
+    for node in [node for node in graph.graph if node.op_type == "Gather"]:
+        if any(value is None or value.const_value is None for value in node.inputs):
+            continue
+        table, places = (value.const_value.numpy() for value in node.inputs)
+        name = f"{node.outputs[0].name}_rows"
+        taken = np.take(table, places, axis=node.attributes.get_int("axis", 0))
+        rows = onnx_ir.tensor(taken, name=name)
+        kept = onnx_ir.Value(
+            name=name, shape=onnx_ir.Shape(taken.shape), type=onnx_ir.TensorType(rows.dtype), const_value=rows
+        )
+        graph.graph.register_initializer(kept)
+        onnx_ir.convenience.replace_all_uses_with(node.outputs[0], kept)
+        graph.graph.remove(node, safe=True)
+    for name, value in list(graph.graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output():
+            del graph.graph.initializers[name]
 
 
 def _strip(graph: Any) -> None:
@@ -78,10 +104,12 @@ def _prepare(model: Model) -> tuple[torch.nn.Module, dict[str, torch.Tensor], An
     if model.processor is None:
         pixels = torch.zeros((2, *model.facts["shape"]))
         return _logits_only(model.module), {"pixel_values": pixels}, ({0: batch},)
-    if hasattr(model.module, "set_attn_implementation"):
-        model.module.set_attn_implementation("eager")  # type: ignore[operator]
+    for part in model.module.modules():  # a prompt's network holds the model that has attention
+        if hasattr(part, "set_attn_implementation"):
+            part.set_attn_implementation("eager")  # type: ignore[operator]
     tokens = torch.ones((2, 8), dtype=torch.long)
-    free = {0: batch, 1: torch.export.Dim("time", max=model.facts["max_length"])}
+    longest = None if "prompt" in model.facts else model.facts["max_length"]
+    free = {0: batch, 1: torch.export.Dim("time", max=longest)}
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     return _logits_only(model.module), inputs, (free, free)
 

@@ -100,6 +100,26 @@ def _mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
     yield from chain_mistakes(recipe)
     yield from text_mistakes(recipe)
     yield from _compress_mistakes(recipe)
+    yield from _student_prompt_mistakes(recipe)
+
+
+def _student_prompt_mistakes(recipe: Recipe) -> Iterator[Mistake]:
+    """Check the student's prompt: who reads none has none to race."""
+    mine, reads = recipe.prompt.student, recipe.student.answers_by == "label_words"
+    if reads and recipe.task != "text-classification":
+        yield Mistake("student.answers_by", f"label_words is for text-classification, and the task is {recipe.task}.")
+    if not mine.race:
+        return
+    if recipe.task != "text-classification" or recipe.distill.on_policy is not None:
+        yield Mistake("prompt.student.race", f"is for text-classification with a recorded teacher, not {recipe.task}.")
+    elif not reads and set(mine.race) != {"soft"}:
+        yield Mistake(
+            "prompt.student.race",
+            f"must be [soft] for a student with a head, got {list(mine.race)}: it reads no prompt in words. Set "
+            "student.answers_by: label_words.",
+        )
+    if "validation" not in recipe.data.gold:
+        yield Mistake("prompt.student.race", "is judged on gold labels: data.gold must hold 'validation'.")
 
 
 def _data_mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
@@ -154,9 +174,11 @@ def _from_teacher_mistakes(recipe: Recipe, where: str) -> Iterator[Mistake]:
         yield Mistake("teacher.model", "must name weights; `teacher` is for a student that starts there.")
     elif recipe.served:
         yield Mistake(f"{where}.model", "cannot start from a teacher behind a server: its weights are not here.")
-    elif recipe.prompted:
+    elif recipe.prompted and recipe.student.answers_by != "label_words":
         yield Mistake(
-            f"{where}.model", "cannot start from a teacher that labels by a prompt: the student is a classifier."
+            f"{where}.model",
+            "cannot start from a teacher that labels by a prompt: the student is a classifier with a head. Set "
+            "student.answers_by: label_words.",
         )
 
 

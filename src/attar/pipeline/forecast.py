@@ -70,7 +70,7 @@ class Forecast:
     def _raced(self, validation: int) -> int:
         """Return about how many examples a search for a prompt scores at most."""
         prompt = self.recipe.prompt.teacher
-        names = [str(name) for name in self.recipe.data.labels or ("a", "b")]
+        names = [str(name) for name in prompt.words or self.recipe.data.labels or ("a", "b")]
         bank = len(bank_prompts(prompt, names, True)) if prompt.from_bank else 1
         bred = prompt.generations * prompt.children if prompt.moves else 0
         return 2 * prompt.block * (bank + bred) + 3 * validation

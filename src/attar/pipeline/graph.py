@@ -14,6 +14,7 @@ from attar.pipeline.keys import accelerator, data_key, machine, model_key
 from attar.pipeline.names import numbered, parted
 from attar.pipeline.prompt_keys import prompt_asked, prompt_read
 from attar.pipeline.recipe import Recipe
+from attar.pipeline.student_prompts import student_prompt_key
 from attar.pipeline.works import Desk
 from attar.store.artifacts import make_key
 
@@ -29,6 +30,7 @@ VERSIONS = {
     "control": 1,
     "student": 1,
     "compress": 1,
+    "student_prompt": 1,
     "export": 2,
     "measure": 1,
 }
@@ -103,9 +105,10 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
         graph.add("record", "Record the teacher's answers", {**precision, **own, **together}, "data", *texts, *teacher)
     train = recipe.distill.model_dump(mode="json", exclude=UNTRAINED)
     origin = {"model": model_key(recipe.student, base), "train": train, "seed": recipe.seed, **_numerics(recipe)}
-    origin |= _writing(recipe)
+    origin |= {**_writing(recipe), **student_prompt_key(recipe, recipe.student)}
     watched = recipe.reads_features and not recipe.distill.record_features
-    seen = ("teacher",) if recipe.student.from_teacher or watched else ()
+    whole = "weights" if recipe.prompted else "teacher"
+    seen = (whole,) if recipe.student.from_teacher or watched else ()
     if recipe.distill.control:
         without = _untaught(recipe, texts) if recipe.writes else record
         graph.add("control", "Train the control without the teacher", origin, "data", *without, *seen)
@@ -117,11 +120,11 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
     graph.add("student", "Distill the student", {**origin, **_teaching(recipe)}, *source, *heard)
     steps = [step.model_dump(mode="json") for step in recipe.compress]
     graph.add("compress", "Compress the student", {"steps": steps}, "data", "student")
-    export = {"steps": steps, "to": recipe.export.to, "libraries": machine()}
-    graph.add("export", "Export the bundle", export, "data", "compress")
-    models = (
-        ("control", "student", "compress", "export") if recipe.distill.control else ("student", "compress", "export")
-    )
+    raced = _add_student_prompt(graph, teacher)
+    export = {"steps": steps, "to": recipe.export.to, "libraries": machine(), **_race(recipe)}
+    graph.add("export", "Export the bundle", export, "data", "compress", *raced)
+    control = ("control",) if recipe.distill.control else ()
+    models = (*control, "student", "compress", *raced, "export")
     graph.add(
         "measure",
         "Measure every model",
@@ -133,6 +136,25 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
         *models,
     )
     return graph.stages
+
+
+def _add_student_prompt(graph: _Builder, teacher: tuple[str, ...]) -> tuple[str, ...]:
+    """Add the stage that makes prompts for the compressed student, if some are raced; return its name."""
+    recipe = graph.recipe
+    if not recipe.prompt.student.race:
+        return ()
+    train = recipe.prompt.student.train.model_dump(mode="json", exclude={"checkpoint_seconds"})
+    asked = {"race": recipe.prompt.student.race, "length": recipe.prompt.student.length, "train": train}
+    settings = {**asked, "seed": recipe.seed, **_teaching(recipe), **_numerics(recipe)}
+    found = ("prompt",) if "prompt" in teacher else ()
+    graph.add("student_prompt", "Make prompts for the student", settings, "data", "record", *found, "compress")
+    return ("student_prompt",)
+
+
+def _race(recipe: Recipe) -> dict[str, Any]:
+    """Return what the race of a student's prompts depends on, if there is one."""
+    mine = recipe.prompt.student
+    return {"held_out": mine.held_out, "texts": mine.texts, "seed": recipe.seed} if mine.race else {}
 
 
 def _features(recipe: Recipe) -> dict[str, Any]:
@@ -228,5 +250,6 @@ def _add_prompt(graph: _Builder, *parents: str) -> bool:
         settings["writes"] = [recipe.prompt.max_new_tokens, recipe.teacher.max_length]
     if recipe.prompt.writer is not None:
         settings["writer"] = recipe.prompt.writer.model_dump(mode="json")
-    graph.add("prompt", "Find the teacher's prompt", {**settings, **endpoint_key(recipe), **_numerics(recipe)}, *parents)
+    settings |= {**endpoint_key(recipe), **_numerics(recipe)}
+    graph.add("prompt", "Find the teacher's prompt", settings, *parents)
     return True

@@ -12,9 +12,10 @@ from attar.core.nouns import Signal
 from attar.errors import did_you_mean
 from attar.objectives.learned import features_of
 from attar.objectives.ramp import Ramp
-from attar.prompts.settings import BudgetSettings, PromptSettings
+from attar.prompts.settings import PLAIN, BudgetSettings, PromptSettings
 from attar.settings import Settings, Use
 from attar.sources.data import DataSettings
+from attar.stages.artifact import ArtifactRaceSettings
 from attar.stages.assets import objective_of
 from attar.stages.generations import TextSettings
 from attar.stages.moving import EmaSettings
@@ -22,7 +23,6 @@ from attar.stages.on_policy import OnPolicySettings
 from attar.stages.schedule import TrainSettings
 from attar.students.settings import ModelSettings
 from attar.teachers.endpoint_settings import EndpointSettings
-
 
 KEPT_TEMPERATURES = (1.0, 2.0, 4.0)
 """Temperatures that a record of a vocabulary's likeliest choices always holds: 2 bytes a token each."""
@@ -35,6 +35,7 @@ class Term(Use):
     weight: Weight = Field(1.0, description="of this objective in the sum; a ramp {start, end} changes it")
 
 
+StudentPrompt = Literal["text", "calibrated", "soft", "prefix"]
 Combination = Literal["mean", "weighted", "per_row", "chosen"]
 
 
@@ -101,12 +102,54 @@ class WriterSettings(ModelSettings):
         return self
 
 
+class StudentPromptSettings(ArtifactRaceSettings):
+    """Set the prompt of a student, and what is raced with it once the student is compressed.
+
+    Example:
+        >>> StudentPromptSettings(race=("calibrated", "soft")).virtual
+        ('soft',)
+    """
+
+    template: str = Field(PLAIN, description="what a student that answers by label words reads, with {text}")
+    instruction: str = Field("", description="what it reads once, before everything else")
+    chat: bool = Field(False, description="put it in the tokenizer's chat template")
+    race: tuple[StudentPrompt, ...] = Field(
+        (),
+        description="prompts that the compressed student is raced with, as exported; one is kept if its gain is "
+        "proven: text (the teacher's), calibrated, soft (virtual tokens), prefix (keys and values)",
+    )
+    length: int = Field(16, ge=1, le=1024, description="virtual tokens of a soft prompt or prefix")
+    train: TrainSettings = Field(
+        TrainSettings(epochs=1.0, learning_rate=0.01, weight_decay=0.0),
+        description="how a soft prompt or prefix is trained, on the student's own lesson",
+    )
+
+    @property
+    def virtual(self) -> tuple[Literal["soft", "prefix"], ...]:
+        """Return the raced prompts that are trained."""
+        return tuple(kind for kind in self.race if kind in ("soft", "prefix"))
+
+    @field_validator("race", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _names_text(self) -> StudentPromptSettings:
+        if self.template.count("{text}") != 1:
+            raise ValueError(f"a template must name {{text}} once, where the example stands, got {self.template!r}")
+        return self
+
+
 class PromptsSettings(Settings):
     """Set the prompts."""
 
     teacher: PromptSettings = Field(PromptSettings(), description="the prompt of a teacher that is a language model")
     writer: WriterSettings | None = Field(
         None, description="who writes new prompts where a move asks for it; the teacher itself by default"
+    )
+    student: StudentPromptSettings = Field(
+        StudentPromptSettings(), description="the prompt of the student, and prompts for the compressed student"
     )
     max_new_tokens: int = Field(32, ge=2, le=4096, description="tokens written at most; longer targets are cut")
 
@@ -172,7 +215,8 @@ class Recipe(Settings):
         if not isinstance(task, str) or task not in catalog.table("task"):
             return value
         kind = catalog.entry("task", task)
-        own = {"compress": list(kind.default_compression), "export": kind.default_export}
+        steps = list(kind.default_compression)
+        own = {"compress": steps, "export": kind.default_export}
         return {**own, **value}
 
     @field_validator("assistant", mode="before")

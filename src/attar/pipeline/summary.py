@@ -54,7 +54,7 @@ def summarize(
         "control_learns_from": _untaught(recipe),
         "seed": recipe.seed,
         "models": measured["models"],
-        "prompt": _prompt(done, measured),
+        "prompt": _prompt(recipe, done, measured),
         "text": _text(recipe, done),
         "record": _record(done),
         "curves": {name: artifact.card["history"] for name, artifact in done.items() if parted(name)[0] in CURVES},
@@ -100,9 +100,10 @@ def _plan(plan: Mapping[str, Any]) -> dict[str, Any]:
     return {key: plan[key] for key in ("step", "before", "after", "notes")}
 
 
-def _prompt(done: Mapping[str, Artifact], measured: Mapping[str, Any]) -> dict[str, Any] | None:
+def _prompt(recipe: Recipe, done: Mapping[str, Artifact], measured: Mapping[str, Any]) -> dict[str, Any] | None:
+    raced = done["export"].card.get("prompt")
     if "prompt" not in done:
-        return None
+        return None if raced is None else {"student": raced}
     facts = done["prompt"].card["facts"]
     own, used = (TextPrompt.from_json(done["prompt"].card[key]) for key in ("own", "prompt"))
     teacher = next(model for model in measured["models"] if model["name"] == "teacher")
@@ -114,7 +115,7 @@ def _prompt(done: Mapping[str, Artifact], measured: Mapping[str, Any]) -> dict[s
             "diff": own.diff(used),
             **{key: facts[key] for key in ("criterion", "why", "kept", "gain", "tried", "spent", "left_out")},
         },
-        "student": _student_prompt(own),
+        "student": raced or _student_prompt(recipe),
     }
 
 
@@ -125,10 +126,16 @@ def _shown(prompt: TextPrompt, tried: Sequence[Mapping[str, Any]], quality: Any)
     return {**shown, **{key: row[key] for key in ("tokens", "how", "parents") if key in row}, "quality": quality}
 
 
-def _student_prompt(own: TextPrompt) -> dict[str, Any]:
-    if own.words:
-        return {"kept": False, "why": "a classifier with a head reads no prompt"}
-    return {"kept": True, "why": "a student that writes reads the recipe's own"}
+def _student_prompt(recipe: Recipe) -> dict[str, Any]:
+    """Say which prompt a student reads where none was raced."""
+    if recipe.writes:
+        return {"kept": True, "why": "a student that writes reads the recipe's own"}
+    if recipe.student.answers_by == "label_words":
+        return {
+            "kept": False,
+            "why": "it answers by label words under its own template, and no other was raced",
+        }
+    return {"kept": False, "why": "a classifier with a head reads no prompt"}
 
 
 def _pipeline(stages: Mapping[str, Stage], done: Mapping[str, Artifact], folder: Path) -> list[dict[str, Any]]:

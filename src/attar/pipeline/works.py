@@ -16,7 +16,7 @@ from attar.errors import AttarError
 from attar.objectives.learned import features_of
 from attar.objectives.ramp import Ramp
 from attar.optional import lazy
-from attar.pipeline import generation
+from attar.pipeline import generation, student_prompts
 from attar.pipeline.crossing import across
 from attar.pipeline.endpoints import ask_ahead, served_teacher
 from attar.pipeline.members import combined
@@ -142,8 +142,8 @@ def teacher(desk: Desk, place: int = 1) -> dict[str, Any]:
 def _origin(desk: Desk, settings: Any, found: DataSet) -> Origin:
     weights: Path | None
     shape: Sequence[int] = found.train.inputs.shape[1:] if isinstance(found.train.inputs, np.ndarray) else ()
-    if settings.from_teacher:
-        weights = desk.inputs["teacher"].folder
+    if settings.from_teacher:  # one that labels by a prompt is what its weights are
+        weights = desk.inputs["teacher" if "teacher" in desk.inputs else "weights"].folder
     elif "weights" in desk.inputs and settings is desk.recipe.teacher:
         weights = desk.inputs["weights"].folder
     else:
@@ -151,7 +151,7 @@ def _origin(desk: Desk, settings: Any, found: DataSet) -> Origin:
         if weights is not None and weights.suffix == ".gguf":
             weights = _unpacked(weights, desk.work / "weights")
     names, task = (found.labels, tuple(int(n) for n in shape)), assets.task(desk.recipe.task)
-    facts = _writing_facts(desk.recipe)
+    facts = _writing_facts(desk.recipe) | student_prompts.student_facts(desk.recipe, settings, found.labels)
     if "prompt" in desk.inputs and settings is desk.recipe.teacher:
         facts |= {"prompt": tune.load(desk.inputs["prompt"].folder).prompt.to_json()}
     return Origin(settings, weights, *names, facts, task, found.split("train"))
@@ -281,6 +281,15 @@ def record_assistant(desk: Desk, place: int = 1) -> dict[str, Any]:
     return {**facts, "precision": precision_name(dtype)}
 
 
+def student_prompt(desk: Desk) -> dict[str, Any]:
+    """Make the prompts that the compressed student is raced with."""
+    speaker = desk.recorded()
+    train, validation = (assets.with_targets(part, speaker) for part in splits(desk, False))
+    terms = [(term.weight, term.use, term.settings) for term in desk.recipe.distill.objective]
+    lesson = Lesson(assets.task(desk.recipe.task), train, validation, assets.objective_of(terms), speaker)
+    return student_prompts.make_candidates(desk, lesson)
+
+
 def _learn(
     desk: Desk, terms: Sequence[tuple[float | Ramp, str, Mapping[str, Any]]], title: str, assistant: int = 0
 ) -> dict[str, Any]:
@@ -364,6 +373,8 @@ def export(desk: Desk) -> dict[str, Any]:
     if desk.recipe.export.to == "hf":
         return export_folder(desk.inputs["compress"].folder, desk.recipe.task, desk.content)
     steps = [(step.use, step.settings) for step in desk.recipe.compress]
+    if desk.recipe.prompt.student.race:
+        return student_prompts.race(desk, steps)
     return export_bundle(
         desk.inputs["compress"].folder, desk.recipe.task, steps, desk.data(), (desk.work, desk.content)
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from attar.report.advice_learning import calibration, lost_class, overfit, unfinished
 from attar.report.advice_parts import Advice
-from attar.report.advice_proof import export, no_difference, prompt_race, small_test
+from attar.report.advice_proof import export, no_difference, prompt_race, prompt_unproven, small_test
 from attar.report.advice_teacher import capacity, more_data, teacher_alike, teacher_worse
 from attar.report.facts import higher_is_better
 
@@ -22,6 +22,7 @@ ON_QUALITY: tuple[Callable[[Mapping[str, Any]], Advice | None], ...] = (
     no_difference,
     export,
     prompt_race,
+    prompt_unproven,
 )
 ON_THE_REST: tuple[Callable[[Mapping[str, Any]], Advice | None], ...] = (
     lost_class,
@@ -37,7 +38,8 @@ def advise(summary: Mapping[str, Any]) -> list[Advice]:
     Rules: the teacher is worse than the control, or no better; a lead of the teacher that a much smaller student
     did not recover (an assistant, a lower temperature), or a student of like size did not (more data); a difference
     that the test set is too small for, or that is none; losses by compression, by a prompt race decided by chance;
-    a class that the student lost; overfitting; training that ended too early; calibration.
+    a prompt's gain that the held-out examples could not prove; a class that the student lost; overfitting; training
+    that ended too early; calibration.
 
     Args:
         summary: a run's summary; a rule whose numbers are absent says nothing. Rules on quality need a metric of

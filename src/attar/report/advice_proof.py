@@ -1,4 +1,4 @@
-"""Advise on what was proved: a test set too small for the difference, a loss by export, a prompt won by chance."""
+"""Advise on what was proved: a test set too small for the difference, a loss by export, a prompt's gain."""
 
 from __future__ import annotations
 
@@ -115,14 +115,38 @@ def prompt_race(summary: Mapping[str, Any]) -> Advice | None:
     """Advise where the prompt that won on validation is worse than the recipe's own on test."""
     teacher = mapping(mapping(summary.get("prompt")).get("teacher"))
     before, after = mapping(teacher.get("before")), mapping(teacher.get("after"))
+    winner = next((entry for entry in mappings(teacher.get("tried")) if entry.get("left") == "won"), after)
     own, won = estimate(before.get("quality")), estimate(after.get("quality"))
-    known = all_known(own.value, won.value, number(after.get("n")))
+    known = all_known(own.value, won.value, number(winner.get("n")))
     if known is None or known[1] >= known[0]:
         return None
     metric = metric_name(summary)
+    why = "the race was decided by chance"
+    if teacher.get("kept") and mapping(teacher.get("gain")):
+        why = "validation examples may be of another kind, or its gain on those held out was luck (1 search in 40)"
     words = (
         f"The prompt that won on {number_text(known[2])} validation examples gets {metric_text(known[1], metric)} on "
-        f"test, the recipe's own {metric_text(known[0], metric)}: the race was decided by chance. Give it more "
-        "validation examples."
+        f"test, the recipe's own {metric_text(known[0], metric)}: {why}. Give it more validation examples."
     )
     return Advice(words, {"before": known[0], "after": known[1], "n": known[2]})
+
+
+def prompt_unproven(summary: Mapping[str, Any]) -> Advice | None:
+    """Advise how many held-out examples would prove a gain of the size that was seen and not proven."""
+    teacher = mapping(mapping(summary.get("prompt")).get("teacher"))
+    gain = mapping(teacher.get("gain"))
+    known = all_known(*(number(gain.get(key)) for key in ("value", "low", "high", "n")))
+    if known is None or teacher.get("kept") is not False or known[0] <= 0 or known[1] > 0:
+        return None
+    value, low, high, n = known
+    times = ((high - low) / 2 / value) ** 2
+    if times > MOST_TIMES:
+        return None
+    needed, criterion = _examples(times * n), text(teacher.get("criterion")) or metric_name(summary)
+    unit = "" if is_share(criterion) else "nats"
+    words = (
+        f"A better prompt may be there: the winner's gain is {points_text(value, low, high, criterion, unit)} on "
+        f"{number_text(n)} held-out examples. If it is as large as it looks, about {number_text(needed)} would "
+        "show it. Raise data.validation or prompt.teacher.held_out."
+    )
+    return Advice(words, {"value": value, "low": low, "high": high, "n": n, "needed": needed})

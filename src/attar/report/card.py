@@ -51,7 +51,8 @@ def _front_matter(summary: Mapping[str, Any]) -> str:
     return f"---\n{yaml.safe_dump({**facts, 'tags': tags}, sort_keys=False, allow_unicode=True)}---"
 
 
-def _table(header: list[str], rows: list[list[str]], right: int) -> str:
+def markdown_table(header: list[str], rows: list[list[str]], right: int) -> str:
+    """Return a table whose last ``right`` columns stand to the right; the cells' text is escaped, the header's not."""
     rule = ["---" if column < len(header) - right else "---:" for column in range(len(header))]
     lines = [header, rule, *([markdown_escape(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -68,7 +69,7 @@ def _models(summary: Mapping[str, Any]) -> str:
         return ""
     header = ["model", *(markdown_escape(title) for title in titles.values())]
     note = perplexity_note(summary)
-    table = _table(header, rows, len(titles)) + (f"\n\n{markdown_escape(note)}" if note else "")
+    table = markdown_table(header, rows, len(titles)) + (f"\n\n{markdown_escape(note)}" if note else "")
     return f"## Results\n\n{table}"
 
 

@@ -273,8 +273,11 @@ def dominated(found: Sequence[ModelFacts], higher: bool = True) -> set[str]:
 
 
 def best_prompts(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the prompts tried that have a score: the winner first, then from the best score down."""
+    """Return the prompts tried that have a score: the winner first, then who was scored on most, then the best.
+
+    Scores on few examples are not comparable with those on many, so they do not stand between them.
+    """
     tried = mappings(mapping(mapping(summary.get("prompt")).get("teacher")).get("tried"))
     scored = [entry for entry in tried if number(entry.get("score")) is not None]
-    sign = -1.0 if higher_is_better(summary) else 1.0
-    return sorted(scored, key=lambda entry: (entry.get("left") != "won", sign * (number(entry.get("score")) or 0.0)))
+    known = {id(entry): (number(entry.get("n")) or 0.0, number(entry.get("score")) or 0.0) for entry in scored}
+    return sorted(scored, key=lambda entry: (entry.get("left") == "won", *known[id(entry)]), reverse=True)

@@ -16,9 +16,7 @@ from attar.report.advice import advise
 from attar.report.cells import columns, model_cells, perplexity_note
 from attar.report.curves import validation_metric
 from attar.report.facts import (
-    best_prompts,
     color,
-    estimate,
     final_model,
     items,
     mapping,
@@ -34,6 +32,7 @@ from attar.report.mermaid import mermaid_svg, summary_mermaid
 from attar.report.plots import figures
 from attar.report.plotting import CONFIG, figure_json
 from attar.report.predict import needs, predict_command
+from attar.report.prompt_parts import prompt_section
 from attar.report.tables import headline, verdict_line, verdict_meaning
 from attar.report.writing import gap_lines, perplexity_line, samples, spent_line
 from attar.store.files import write_bytes
@@ -42,13 +41,13 @@ _UNIT = re.compile(r"(?<=\d) (?=(?:%|[kMGT]?B|ms|s|min|h|points|times|[kMGTP]?FL
 
 
 def together(words: str) -> str:
-    r"""Keep a number and its unit on one line.
+    r"""Keep a number and its unit, and a letter and its value, on one line.
 
     Example:
         >>> together("13.4 MB is small") == "13.4\u00a0MB is small"
         True
     """
-    return _UNIT.sub("\u00a0", words)
+    return _UNIT.sub("\u00a0", words).replace(" = ", "\u00a0=\u00a0")
 
 
 def fact_text(name: str, value: Any) -> str:
@@ -81,51 +80,6 @@ def _steps(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
         notes = [text(note) for note in items(entry.get("notes"))]
         steps.append({"name": text(entry.get("step")) or MISSING, "facts": facts, "notes": notes})
     return steps
-
-
-def _prompt(entry: Mapping[str, Any], metric: str, how: str) -> dict[str, Any] | None:
-    if not entry:
-        return None
-    facts = {
-        "words": ", ".join(f"“{text(word)}”" for word in items(entry.get("words"))),
-        "chat template": fact_text("", entry["chat"]) if "chat" in entry else "",
-        "demonstrations": fact_text("", entry.get("demonstrations")) if "demonstrations" in entry else "",
-        "tokens": number_text(number(entry.get("tokens"))) if "tokens" in entry else "",
-        "calibration": fact_text("", entry["calibration"]) if entry.get("calibration") else "",
-    }
-    return {
-        "how": how,
-        "name": text(entry.get("name")),
-        "template": text(entry.get("template")) or MISSING,
-        "quality": estimate(entry.get("quality")).show(metric),
-        "facts": {key: value for key, value in facts.items() if value},
-    }
-
-
-def _prompts(summary: Mapping[str, Any], metric: str) -> dict[str, Any]:
-    prompt = mapping(summary.get("prompt"))
-    teacher, student = mapping(prompt.get("teacher")), mapping(prompt.get("student"))
-    pair = [_prompt(mapping(teacher.get(key)), metric, key) for key in ("before", "after")]
-    tried = [
-        {
-            "name": text(entry.get("name")) or MISSING,
-            "template": text(entry.get("template")),
-            "words": ", ".join(text(word) for word in items(entry.get("words"))) or MISSING,
-            "score": estimate({**entry, "value": entry.get("score")}).show(metric),
-            "n": number_text(number(entry.get("n"))),
-            "tokens": number_text(number(entry.get("tokens"))),
-            "left": text(entry.get("left")) or MISSING,
-        }
-        for entry in best_prompts(summary)
-    ]
-    kept = "" if "kept" not in student else "kept" if student.get("kept") else "not kept"
-    why = text(student.get("why"))
-    return {
-        "pair": [one for one in pair if one],
-        "criterion": text(teacher.get("criterion")),
-        "tried": tried,
-        "student": f"{kept}{': ' if kept and why else ''}{why}",
-    }
 
 
 def _checks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -229,7 +183,7 @@ def render(summary: Mapping[str, Any]) -> str:
             models=[{**cells, "color": color(cells["name"])} for cells in model_cells(summary)],
             final=final.name if final else "",
             plots=plots,
-            prompts=_prompts(summary, metric),
+            prompts=prompt_section(summary),
             steps=_steps(summary),
             checks=_checks(summary),
             mermaid=graph,

@@ -1,4 +1,4 @@
-"""Plot a run: quality against size and against time, confusion, and the prompts tried; all figures by name."""
+"""Plot a run: quality against size and against time, and confusion; return all figures by name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from attar.report.curves import curves_figure, shares_figure
 from attar.report.facts import (
     SYMBOLS,
     ModelFacts,
-    best_prompts,
     color,
     dominated,
-    estimate,
     higher_is_better,
     items,
     metric_name,
@@ -24,11 +22,11 @@ from attar.report.facts import (
 )
 from attar.report.formats import bytes_text, metric_title, ms_text, number_text
 from attar.report.plotting import AXIS_FONT, bars, figure, log_axis, quality_axis, scale_of, short
+from attar.report.prompt_plots import prompts_figure
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_PROMPTS_SHOWN = 30
 _CELLS_WRITTEN = 16  # classes up to which each cell of a confusion matrix carries its count
 
 
@@ -118,64 +116,6 @@ def _heat(model: ModelFacts, shares: Sequence[Sequence[float]], labels: Sequence
         "ticktext": list(labels),
     }
     return trace | {"texttemplate": "%{text}"} if len(shares) <= _CELLS_WRITTEN else trace
-
-
-def prompts_figure(summary: Mapping[str, Any]) -> go.Figure | None:
-    """Plot the best prompts tried with their intervals; the winner is a star, those raced out are pale.
-
-    Returns:
-        The figure, or None if no prompt has a score.
-    """
-    shown = best_prompts(summary)[:_PROMPTS_SHOWN]
-    if not shown:
-        return None
-    metric = metric_name(summary)
-    groups: dict[str, list[int]] = {"winner": [], "scored to the end": [], "raced out": []}
-    for row, entry in enumerate(shown):
-        left = text(entry.get("left"))
-        groups["winner" if left == "won" else "raced out" if "raced" in left else "scored to the end"].append(row)
-    traces = [_dots(name, rows, shown, metric) for name, rows in groups.items() if rows]
-    names = [escape(short(text(entry.get("name")), 22)) for entry in shown]
-    ticks = {"tickmode": "array", "tickvals": list(range(len(shown))), "ticktext": names, "showgrid": False}
-    y = {**ticks, "range": [len(shown) - 0.4, -0.6], "tickfont": {"size": 11}, "ticks": ""}
-    x = {**quality_axis(metric), "side": "top"}
-    plot = figure(traces, 110 + 22 * len(shown), x, y)
-    plot.update_layout(legend={"y": -0.01})
-    return plot
-
-
-_GROUPS = {
-    "winner": (color("teacher"), "star", 14),
-    "scored to the end": ("#3d4650", "circle", 8),
-    "raced out": ("#a9b1ba", "circle-open", 8),
-}
-
-
-def _dots(name: str, rows: Sequence[int], shown: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
-    shade, symbol, size = _GROUPS[name]
-    scale = scale_of(metric)
-    found = [estimate({**shown[row], "value": shown[row].get("score")}) for row in rows]
-    spans = [bars(one.value or 0.0, one.low, one.high, scale) for one in found]
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": name,
-        "x": [scale * (one.value or 0.0) for one in found],
-        "y": list(rows),
-        "error_x": {
-            **spans[0],
-            "array": [span["array"][0] for span in spans],
-            "arrayminus": [span["arrayminus"][0] for span in spans],
-            "color": shade,
-            "width": 3,
-        },
-        "marker": {"color": shade, "symbol": symbol, "size": size},
-        "text": [
-            f"<b>{escape(text(shown[row].get('name')))}</b><br>{one.show(metric)}, n = {number_text(one.n)}"
-            for row, one in zip(rows, found, strict=True)
-        ],
-        "hovertemplate": "%{text}<extra></extra>",
-    }
 
 
 def figures(summary: Mapping[str, Any]) -> dict[str, go.Figure]:

@@ -12,10 +12,7 @@ from rich.text import Text
 from attar.report.cells import columns, model_cells, perplexity_note
 from attar.report.compare import compare_rows
 from attar.report.facts import (
-    best_prompts,
-    estimate,
     final_model,
-    items,
     mapping,
     metric_name,
     number,
@@ -26,10 +23,10 @@ from attar.report.formats import (
     bytes_text,
     metric_title,
     ms_text,
-    number_text,
     points_text,
     seconds_text,
 )
+from attar.report.prompts import prompt_cells, student_cells, teacher_search
 from attar.report.words import headline, verdict_line, verdict_meaning
 
 __all__ = [
@@ -39,6 +36,7 @@ __all__ = [
     "models_table",
     "prompts_table",
     "runs_table",
+    "student_prompts_table",
     "verdict_line",
     "verdict_meaning",
 ]
@@ -105,25 +103,53 @@ _LESS = ("flops", "precision", "parameters", "rss", "tokens_per_second", "exact_
 """Columns that a narrow terminal leaves out, the first ones first."""
 
 
-def prompts_table(summary: Mapping[str, Any]) -> Table:
-    """Show the prompts that were tried on the teacher: the winner first, then from the best score down.
+def prompts_table(summary: Mapping[str, Any], width: int | None = None) -> Table:
+    """Show the prompts that were tried on the teacher: the winner first, then who was scored on most.
 
     Args:
-        summary: a run's summary.
+        summary: a run's summary, or its part ``prompt`` alone.
+        width: characters of the terminal; where they are few, less important columns are left out.
 
     Example:
         >>> prompts_table({}).row_count
         0
     """
-    teacher = mapping(mapping(summary.get("prompt")).get("teacher"))
-    metric = metric_name(summary)
-    table = _table(text(teacher.get("criterion")), ("prompt", "words"), ("score", "n", "tokens", "left"))
-    for entry in best_prompts(summary):
-        score = estimate({**entry, "value": entry.get("score")})
-        words = ", ".join(text(word) for word in items(entry.get("words")))
-        left = text(entry.get("left")) or MISSING
-        cells = [text(entry.get("name")) or MISSING, words or MISSING, score.show(metric), number_text(score.n)]
-        _add(table, [*cells, number_text(number(entry.get("tokens"))), left], "bold" if left == "won" else "")
+    rows = [
+        {"prompt": cells["name"], **{key: cells[key] for key in ("how", "words", "score", "n", "tokens", "left")}}
+        for cells in prompt_cells(summary)
+    ]
+    return _race_table(text(teacher_search(summary).get("criterion")), rows, width)
+
+
+def student_prompts_table(summary: Mapping[str, Any], width: int | None = None) -> Table:
+    """Show the prompts that were tried on the student.
+
+    Args:
+        summary: a run's summary.
+        width: characters of the terminal; where they are few, less important columns are left out.
+
+    Example:
+        >>> student_prompts_table({"prompt": {"student": {"tried": [{"name": "none"}]}}}).row_count
+        1
+    """
+    rows = [
+        {"prompt": cells["name"], **{key: cells[key] for key in ("kind", "score", "n", "tokens", "ms", "left")}}
+        for cells in student_cells(summary)
+    ]
+    return _race_table("the student's prompts", rows, width)
+
+
+LEAST_HOW = 16
+"""Characters of how a prompt was made that a narrow terminal leaves; the rest is folded."""
+
+
+def _race_table(title: str, rows: Sequence[Mapping[str, str]], width: int | None) -> Table:
+    folded = [{key: cell[:LEAST_HOW] if key == "how" else cell for key, cell in row.items()} for row in rows]
+    shown = _fitting(folded, ("words", "ms", "how", "tokens"), width) or ["prompt"]
+    said = [key for key in shown if key in ("prompt", "how", "kind", "words")]
+    table = _table(title, said, [key for key in shown if key not in said])
+    for row in rows:
+        _add(table, [row[key] for key in shown], "bold" if row["left"] == "won" else "")
     return table
 
 

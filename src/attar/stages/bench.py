@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from attar.core.budget import Unit
 from attar.core.prompt import TextPrompt
 from attar.core.prompting import Ask, Scorer, Writer
 from attar.log import progress
@@ -31,9 +32,8 @@ class Bench(Protocol):
     def score(self, ask: Ask) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
         """Return for each prompt its scores, and what inputs without content scored where that was asked."""
 
-    @property
-    def tokens(self) -> int:
-        """Return the tokens computed so far."""
+    def spent(self) -> dict[Unit, float]:
+        """Return what was spent so far, without time."""
 
 
 class LabelBench:
@@ -53,10 +53,11 @@ class LabelBench:
         self._scorer, self._texts, self._columns = scorer, texts, columns
         self._free = [*CONTENT_FREE, *domain_texts(texts["race"], seed, DOMAIN_TEXTS)] if free else []
 
-    @property
-    def tokens(self) -> int:
-        """Return the tokens computed so far."""
-        return self._scorer.token_forwards
+    def spent(self) -> dict[Unit, float]:
+        """Return the tokens computed so far; of a model behind a server, the calls and dollars too."""
+        paid = getattr(self._scorer, "spent", None)
+        more: dict[Unit, float] = {} if paid is None else {"calls": paid.calls, "dollars": paid.dollars}
+        return {"tokens": self._scorer.token_forwards, **more}
 
     def score(self, ask: Ask) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
         """Return for each prompt ``(examples, columns)`` and, on its first block, ``(inputs, columns)``."""
@@ -71,9 +72,7 @@ class Pen(Protocol):
 
     token_forwards: int
 
-    def write_all(
-        self, prompts: Sequence[TextPrompt], texts: Sequence[str], max_new_tokens: int
-    ) -> list[list[str]]:
+    def write_all(self, prompts: Sequence[TextPrompt], texts: Sequence[str], max_new_tokens: int) -> list[list[str]]:
         """Return for each prompt what the model writes for each text."""
 
 
@@ -96,10 +95,9 @@ class WritingBench:
     ) -> None:
         self._pen, self._texts, self._references, self._most = pen, texts, references, max_new_tokens
 
-    @property
-    def tokens(self) -> int:
+    def spent(self) -> dict[Unit, float]:
         """Return the tokens computed so far."""
-        return self._pen.token_forwards
+        return {"tokens": self._pen.token_forwards}
 
     def score(self, ask: Ask) -> tuple[list[np.ndarray], list[np.ndarray | None]]:
         """Return for each prompt the metric of what was written ``(examples, 1)``."""
@@ -126,16 +124,26 @@ def run_search(search: RaceSearch, bench: Bench, work: Path) -> None:
     with progress("racing prompts", search.expected) as bar:
         while (ask := search.ask()) is not None:
             place = _place(ask)
-            if place not in known:
-                before = bench.tokens
+            fresh = place not in known
+            if fresh:
+                before = bench.spent()
                 scores, free = bench.score(ask)
-                spent = {"seconds": round(time.monotonic() - began, 3), "tokens": bench.tokens - before}
+                after = bench.spent()
+                spent = {unit: after[unit] - before[unit] for unit in after}
+                spent["seconds"] = round(time.monotonic() - began, 3)
                 known[place] = {"ask": place, "scores": _plain(scores), "free": _plain(free), "spent": spent}
                 journal.add("score", **known[place])
             began = time.monotonic()
             event = known[place]
             search.tell(ask, _arrays(event["scores"]), _arrays(event["free"]), event["spent"])  # type: ignore[arg-type]
-            bar.advance((ask.last - ask.first) * len(ask.prompts), f"{ask.prompts[0].name} to example {ask.last}")
+            best = search.leader()
+            if fresh and best is not None:
+                value = round(float(best.values.mean()), 4)
+                journal.add(
+                    "leader", prompt=best.prompt.name, value=value, n=len(best.values), spent=dict(search.spent)
+                )
+            note = "" if best is None else f"best so far: {best.prompt.name} {best.values.mean():.3f}"
+            bar.advance((ask.last - ask.first) * len(ask.prompts), note)
 
 
 def _place(ask: Ask) -> str:

@@ -1,4 +1,7 @@
-"""Save and restore training: weights, optimizer, history; tensors as safetensors, the rest as JSON."""
+"""Save and restore training: weights, optimizer, history; tensors as safetensors, the rest as JSON.
+
+Weights that are frozen are what they were when training began: they are left out.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +41,33 @@ class Progress:
     drawn: dict[str, Any] = field(default_factory=dict)
 
 
+def frozen_names(module: torch.nn.Module) -> frozenset[str]:
+    """Return the names of all weights that do not learn."""
+    every = module.named_parameters(remove_duplicate=False)
+    return frozenset(name for name, parameter in every if not parameter.requires_grad)
+
+
 def save_checkpoint(
-    folder: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    folder: Path,
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    without: frozenset[str] = frozenset(),
 ) -> None:
-    """Write a checkpoint beside the old one, rename it into place, then remove the old one."""
+    """Write a checkpoint beside the old one, rename it into place, then remove the old one.
+
+    Args:
+        folder: of the checkpoints.
+        module: what is trained, with all that changes beside it.
+        optimizer: its state is saved.
+        progress: how far training is.
+        without: names of weights that are left out, because they stay what they were.
+    """
     with disk_errors(folder):
         new = folder / f"step-{progress.step}.tmp"
         remove(new)
         new.mkdir(parents=True)
-        _save(new / "model.safetensors", dict(module.state_dict()))
+        _save(new / "model.safetensors", _state(module, without))
         _save(new / "optimizer.safetensors", _flatten(optimizer.state_dict()["state"]))
         write_json(new / "progress.json", asdict(progress))
         target = folder / f"step-{progress.step}"
@@ -58,8 +79,19 @@ def save_checkpoint(
             remove(old)
 
 
-def load_checkpoint(folder: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+def load_checkpoint(
+    folder: Path,
+    module: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    without: frozenset[str] = frozenset(),
+) -> Progress:
     """Restore the newest checkpoint of a folder into module and optimizer; without one, start at step 0.
+
+    Args:
+        folder: of the checkpoints.
+        module: as it was made; the weights left out are taken from it.
+        optimizer: its state is restored.
+        without: what `save_checkpoint` left out.
 
     Raises:
         AttarError: the checkpoint does not fit the model.
@@ -72,7 +104,7 @@ def load_checkpoint(folder: Path, module: torch.nn.Module, optimizer: torch.opti
     from safetensors.torch import load_file
 
     try:
-        _restore(module, newest / "model.safetensors")
+        _restore(module, newest / "model.safetensors", without)
         state = optimizer.state_dict()
         state["state"] = _unflatten(load_file(newest / "optimizer.safetensors"))
         optimizer.load_state_dict(state)
@@ -81,27 +113,31 @@ def load_checkpoint(folder: Path, module: torch.nn.Module, optimizer: torch.opti
     return Progress(**read_json(newest / "progress.json"))
 
 
-def save_best(folder: Path, module: torch.nn.Module) -> None:
-    """Write the best weights so far, whole or not at all."""
+def save_best(folder: Path, module: torch.nn.Module, without: frozenset[str] = frozenset()) -> None:
+    """Write the best weights so far, whole or not at all; ``without`` those that stay what they were."""
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / ".best.tmp"
     with disk_errors(folder):
-        _save(beside, dict(module.state_dict()))
+        _save(beside, _state(module, without))
         os.replace(beside, folder / "best.safetensors")
 
 
-def load_best(folder: Path, module: torch.nn.Module) -> None:
+def load_best(folder: Path, module: torch.nn.Module, without: frozenset[str] = frozenset()) -> None:
     """Restore the weights of `save_best`."""
-    _restore(module, folder / "best.safetensors")
+    _restore(module, folder / "best.safetensors", without)
 
 
-def _restore(module: torch.nn.Module, path: Path) -> None:
+def _state(module: torch.nn.Module, without: frozenset[str]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in module.state_dict().items() if name not in without}
+
+
+def _restore(module: torch.nn.Module, path: Path, without: frozenset[str]) -> None:
     from safetensors.torch import load_file
 
     tensors = load_file(path)
-    if tensors.keys() != _untied(module.state_dict()).keys():
+    if tensors.keys() != _untied(_state(module, without)).keys():
         raise ValueError(f"{path} holds the weights of another network")
-    module.load_state_dict(tensors, strict=False)  # the names that are left out are tied to those that are there
+    module.load_state_dict(tensors, strict=False)  # the names left out are tied to those that are there, or frozen
 
 
 def _save(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from attar.core.examples import Examples
 from attar.core.nouns import Model, Task
@@ -28,6 +28,13 @@ else:
     torch = lazy("torch")
 
 
+class Start(Protocol):
+    """Make a model that is to be trained."""
+
+    def make(self) -> Model:
+        """Return the model before training; torch's seed decides what is new in it."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """Say what a trained model starts from.
@@ -37,7 +44,7 @@ class Origin:
         weights: folder of pretrained weights, or None.
         labels: names of the classes.
         shape: of one image; empty for text.
-        facts: what is added to the model's facts (the prompt of a model that writes).
+        facts: what is added to the model's facts (the prompt of a language model).
         task: turns examples into rows, where layers are chosen by damage.
         examples: the training split as the data holds it, where layers are chosen by damage: all models of this
             origin, with a teacher or without, then start from the same layers.
@@ -69,7 +76,8 @@ class Origin:
             whole = self._made(self.settings.model_copy(update={"layers": None}))
             measure = choice.measure
             if measure == "auto":  # what a head that is new says of a layer left out is noise
-                measure = "kl" if self.settings.from_teacher or not self.labels else "influence"
+                known = self.settings.from_teacher or not self.labels or self.settings.answers_by == "label_words"
+                measure = "kl" if known else "influence"
             found = choose_by_damage(whole, self.task, self.examples, choice, measure)
         say(f"  layers kept by {measure}: {', '.join(map(str, found.kept))}")
         model = self._made(self.settings.model_copy(update={"layers": found.kept}))
@@ -77,13 +85,11 @@ class Origin:
         return model
 
     def _made(self, settings: ModelSettings) -> Model:
-        model = students.make(settings, self.weights, self.labels, self.shape)
-        model.facts |= self.facts
-        return model
+        return students.make(settings, self.weights, self.labels, self.shape, self.facts)
 
 
 def train_model(
-    origin: Origin,
+    origin: Start,
     lesson: Lesson,
     settings: TrainSettings,
     seed: int,

@@ -14,6 +14,8 @@ import numpy as np
 from attar import catalog
 from attar.core.examples import DataSet
 from attar.core.nouns import Model
+from attar.core.prompt import TextPrompt
+from attar.core.reading import frame_of
 from attar.errors import AttarError
 from attar.exporters.bundle import Bundle, write_card
 from attar.stages import assets
@@ -21,6 +23,7 @@ from attar.stages.compress import Steps, steps_at
 from attar.store.files import remove
 from attar.students import folder as students
 from attar.tasks.image_classification import normalize
+from attar.tasks.text_classification import text_ids
 from attar.teachers.classifier import ClassifierTeacher
 
 PROBE = 16
@@ -97,8 +100,7 @@ def _parity(model: Model, task: str, data: DataSet, graph: Path) -> list[dict[st
         bundle = Bundle(folder, threads=1)
         if model.processor is not None:
             texts = [str(text) for text in examples.inputs]
-            ids = model.processor(texts, truncation=True, max_length=model.facts["max_length"]).input_ids
-            same = [list(row) for row in ids] == [bundle.tokens(text) for text in texts]
+            same = text_ids(model, texts) == [bundle.tokens(text) for text in texts]
             checks.append(
                 {"name": "the bundle's tokenizer equals the student's", "passed": same, "value": f"{len(texts)} texts"}
             )
@@ -132,5 +134,15 @@ def _calibration(model: Model, data: DataSet) -> np.ndarray:
 
 def _input(model: Model) -> Mapping[str, Any]:
     if model.processor is not None:
-        return {"kind": "text", "max_length": model.facts["max_length"]}
+        return {"kind": "text", "max_length": model.facts["max_length"], **_prompt(model)}
     return {"kind": "image", **{name: model.facts[name] for name in ("shape", "mean", "std")}}
+
+
+def _prompt(model: Model) -> dict[str, Any]:
+    """Return a text model's prompt as a bundle needs it: plain strings, calibration, how many virtual tokens."""
+    trained = {"virtual_tokens": model.facts["soft"]["virtual_tokens"]} if model.kind == "prompted" else {}
+    if "prompt" not in model.facts:
+        return trained
+    prompt = TextPrompt.from_json(model.facts["prompt"])
+    frame = frame_of(model.processor, prompt, model.facts["max_length"])
+    return {**frame.to_json(), "calibration": model.facts["prompt"]["calibration"], **trained}

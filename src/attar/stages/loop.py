@@ -14,7 +14,7 @@ from attar.core.nouns import Model
 from attar.log import progress as progress_bar
 from attar.optional import lazy
 from attar.seeds import derive
-from attar.stages.checkpoint import Progress, load_best, load_checkpoint, save_best, save_checkpoint
+from attar.stages.checkpoint import Progress, frozen_names, load_best, load_checkpoint, save_best, save_checkpoint
 from attar.stages.device import choose_device, choose_precision, precision_name
 from attar.stages.lesson import Lesson, accumulate, build_learned
 from attar.stages.memory import trim_heap
@@ -81,6 +81,10 @@ class Trainer:
         beside: list[torch.nn.Module] = [learned] if len(learned) else []
         beside += [lesson.moving.begin(self.model)] if lesson.moving is not None else []
         self.trained = torch.nn.ModuleList([self.plain, *beside]) if beside else self.plain
+        # of the model's own names and, where more is trained, of the names in the list: a moving average is frozen and
+        # changes all the same
+        self.frozen = frozen_names(self.plain)
+        self.left_out = frozenset(f"0.{name}" for name in self.frozen) if beside else self.frozen
         self.optimizer = self.accelerator.prepare(_optimizer(self.trained, settings))
 
     def run(self, title: str) -> Outcome:
@@ -89,7 +93,7 @@ class Trainer:
         Args:
             title: for the progress bar.
         """
-        state = load_checkpoint(self.work, self.trained, self.optimizer)
+        state = load_checkpoint(self.work, self.trained, self.optimizer, self.left_out)
         if self.lesson.draw is not None:
             self.lesson.draw.restore(state.drawn)
         saved = time.monotonic()
@@ -109,7 +113,7 @@ class Trainer:
                     saved = time.monotonic()
         self._save(state)
         self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
-        load_best(self.work, self.plain)
+        load_best(self.work, self.plain, self.frozen)
         self.plain.eval()
         return Outcome(state.history, state.best_step, state.step, precision_name(self.dtype))
 
@@ -123,7 +127,7 @@ class Trainer:
         if self.lesson.draw is not None:
             state.drawn = self.lesson.draw.state()
         if self.accelerator.is_main_process:
-            save_checkpoint(self.work, self.trained, self.optimizer, state)
+            save_checkpoint(self.work, self.trained, self.optimizer, state, self.left_out)
 
     def _step(self, step: int) -> dict[str, float]:
         self.plain.train()
@@ -180,7 +184,7 @@ class Trainer:
         if state.best is None or mark > state.best:
             state.best, state.best_step, state.stale = mark, state.step, 0
             if self.accelerator.is_main_process:
-                save_best(self.work, self.plain)
+                save_best(self.work, self.plain, self.frozen)
         else:
             state.stale += 1
         return {"validation": accuracy, "validation_loss": loss}

@@ -281,9 +281,7 @@ def _split(count: int, held_out: float, seed: int) -> dict[str, np.ndarray]:
 
 def _pool(train: Examples, answers: Sequence[int | str]) -> tuple[tuple[str, int | str], ...]:
     return tuple(
-        (str(text), answer)
-        for text, answer in zip(train.inputs, answers, strict=True)
-        if answer not in (UNKNOWN, "")
+        (str(text), answer) for text, answer in zip(train.inputs, answers, strict=True) if answer not in (UNKNOWN, "")
     )
 
 
@@ -299,9 +297,7 @@ def _gain(outcome: Outcome, seed: int) -> dict[str, float | int] | None:
     return {**bootstrap_mean(outcome.gain, derive(seed, "gain"), RESAMPLES).to_json(), "p": round(outcome.p, 6)}
 
 
-def _row(
-    entry: Entry, reading: Reading | None, tokens: Callable[[TextPrompt], int], seed: int
-) -> dict[str, Any]:
+def _row(entry: Entry, reading: Reading | None, tokens: Callable[[TextPrompt], int], seed: int) -> dict[str, Any]:
     prompt = entry.prompt if reading is None else reading.prompt
     row = {
         "name": entry.prompt.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,36 @@ def kind_of(settings: ModelSettings) -> str:
     """
     if settings.build is not None:
         return "net"
+    if settings.answers_by == "label_words":
+        return "label_words"
     scheme = str(settings.model).partition(":")[0]
     return scheme if scheme in ("timm", "torchvision") else "transformers"
 
 
-def make(settings: ModelSettings, weights: Path | None, labels: Sequence[str], shape: Sequence[int]) -> Model:
-    """Return a new model; see `attar.core.nouns.StudentKind.make`."""
+def make(
+    settings: ModelSettings,
+    weights: Path | None,
+    labels: Sequence[str],
+    shape: Sequence[int],
+    facts: Mapping[str, Any] | None = None,
+) -> Model:
+    """Return a new model; see `attar.core.nouns.StudentKind.make`.
+
+    Args:
+        settings: how to make it.
+        weights: folder of pretrained weights, if any.
+        labels: names of the classes.
+        shape: of one image; empty for text.
+        facts: what is added to the model's own facts, such as its prompt. A kind whose network depends on them has a
+            method ``finish``, which is given the model with them.
+    """
     kind = kind_of(settings)
     if kind == "transformers" and not labels and not shape:  # a model of texts that chooses no label writes
         kind = "causal"
-    model: Model = catalog.entry("student", kind)().make(settings, weights, labels, shape)
-    return model
+    maker: Any = catalog.entry("student", kind)()
+    model: Model = maker.make(settings, weights, labels, shape)
+    model.facts |= facts or {}
+    return maker.finish(model) if hasattr(maker, "finish") else model
 
 
 def save(model: Model, folder: Path) -> None:

@@ -66,6 +66,11 @@ class ModelSettings(Settings):
     max_length: int = Field(128, ge=4, le=8192, description="tokens of a text that are read (text tasks)")
     pretrained: bool = Field(True, description="start from the pretrained weights; false keeps the shape alone")
     trust_remote_code: bool = Field(False, description="run code that comes with the weights")
+    answers_by: Literal["head", "label_words"] = Field(
+        "head",
+        description="a new head over the classes; or label_words: a language model's own head, which reads a word for "
+        "each label after a prompt (text classification)",
+    )
 
     origins: ClassVar[Mapping[str, str]] = {"model": "weights to start from", "build": "a size"}
 
@@ -103,6 +108,8 @@ class ModelSettings(Settings):
         if len(given) != 1:
             ways = " or ".join(f"`{name}` ({what})" for name, what in self.origins.items())
             raise ValueError(f"give either {ways}, not both or neither")
+        if self.answers_by == "label_words" and (self.model or "timm:").startswith(("timm:", "torchvision:")):
+            raise ValueError("answers_by: label_words needs a causal language model in `model`; set answers_by: head")
         chosen = self.layers if isinstance(self.layers, tuple) else (0,)
         if not chosen or min(chosen) < 0 or len(set(chosen)) < len(chosen):
             raise ValueError(f"layers must be different numbers from 0 up, got {list(chosen)}")

@@ -44,7 +44,7 @@ class TextGeneration:
         An example without a target text has no rows. The rows of what the model wrote itself have no hard targets, and
         neither has the end of a target that was cut: to stop there is not to be learned.
         """
-        pairs = [_tokens(model, str(text), target) for text, target in _texts(examples)]
+        pairs = _tokens(model, examples)
         longest = max((len(prompt) + len(answer) for prompt, answer in pairs), default=1)
         ids = torch.zeros((len(pairs), longest), dtype=torch.long)
         for row, (prompt, answer) in enumerate(pairs):
@@ -78,7 +78,7 @@ class TextGeneration:
 
     def length(self, model: Model, examples: Examples) -> np.ndarray:
         """Return the number of tokens of each example, prompt and completion ``(examples,)``."""
-        return np.array([sum(map(len, _tokens(model, text, target))) for text, target in _texts(examples)], np.int64)
+        return np.array([len(prompt) + len(answer) for prompt, answer in _tokens(model, examples)], np.int64)
 
 
 def head_of(network: Any) -> Head:
@@ -92,9 +92,10 @@ def prompt_of(model: Model) -> TextPrompt:
     return TextPrompt.from_json(model.facts["prompt"])
 
 
-def prompt_tokens(model: Model, text: str) -> list[int]:
-    """Return the token ids of the prompt with a text in it; a longer text loses its end."""
-    return encode(model.processor, prompt_of(model), cut(model.processor, text, model.facts["max_length"]))
+def prompt_tokens(model: Model, text: str, prompt: TextPrompt | None = None) -> list[int]:
+    """Return the token ids of a prompt, the model's own by default, with a text in it; a longer text loses its end."""
+    read = prompt_of(model) if prompt is None else prompt
+    return encode(model.processor, read, cut(model.processor, text, model.facts["max_length"]))
 
 
 def completion_tokens(model: Model, target: str) -> list[int]:
@@ -117,5 +118,10 @@ def _texts(examples: Examples) -> Sequence[tuple[str, str]]:
     return [(str(text), target) for text, target in zip(examples.inputs, targets, strict=True)]
 
 
-def _tokens(model: Model, text: str, target: str) -> tuple[list[int], list[int]]:
-    return prompt_tokens(model, text), completion_tokens(model, target) if target else []
+def _tokens(model: Model, examples: Examples) -> list[tuple[list[int], list[int]]]:
+    """Return of each example the token ids of its prompt, and of its target and the end."""
+    prompts = examples.prompts if examples.prompts is not None else [None] * len(examples)
+    return [
+        (prompt_tokens(model, text, prompt), completion_tokens(model, target) if target else [])
+        for (text, target), prompt in zip(_texts(examples), prompts, strict=True)
+    ]

@@ -241,6 +241,31 @@ def test_a_model_in_bfloat16_reads_it(kind: str, reader: Callable[..., Model], t
     assert float(_values(prompted).grad.abs().sum()) > 0
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_checkpointing_does_not_silence_it(kind: str, reader: Callable[..., Model], texts: Examples) -> None:
+    gradients = []
+    for on in (False, True):
+        torch.manual_seed(0)
+        model = _under(reader(), kind)
+        if on:
+            _network(model).base.lm.gradient_checkpointing_enable()
+        model.module.train()
+        batch = TextClassification().collate(model, texts)
+        TextClassification().rows(model, batch).dense().logsumexp(dim=1).sum().backward()
+        gradients.append(_values(model).grad)
+    assert float(gradients[0].abs().sum()) > 0
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_stands_before_the_prompt(kind: str, writer: Callable[..., Model]) -> None:
+    model, ids = _under(writer(), kind), torch.tensor([[5, 6, 7]])
+    kept = _network(writer()).base_model(ids, use_cache=True).past_key_values
+    for call in (_network(model), _network(model).base_model):
+        with pytest.raises(ValueError, match="begins with its prompt"):
+            call(ids, past_key_values=kept)
+
+
 def test_a_longer_prompt_keeps_its_end_and_a_shorter_is_repeated(reader: Callable[..., Model]) -> None:
     model = reader()
     ids = written_tokens(model, _written(model))

@@ -100,7 +100,7 @@ class PromptedText(PromptedModule):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **others: Any
     ) -> Any:
         """Return the frozen model's output for ids ``(batch, time)``, padded on the right."""
-        said = self.base(**others, **self.prompt.inputs(input_ids, attention_mask, self._dtype))
+        said = self.base(**self._inputs(input_ids, attention_mask, others))
         if said.logits.ndim == 3:  # a score for each token: a model that writes
             said.logits = self.prompt.cut(said.logits)
         return said
@@ -111,9 +111,14 @@ class PromptedText(PromptedModule):
         return self._body
 
     def _body(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **others: Any) -> Any:
-        said = language_of(self.base).base_model(**others, **self.prompt.inputs(input_ids, attention_mask, self._dtype))
+        said = language_of(self.base).base_model(**self._inputs(input_ids, attention_mask, others))
         said.last_hidden_state = self.prompt.cut(said.last_hidden_state)
         return said
+
+    def _inputs(self, ids: torch.Tensor, mask: torch.Tensor | None, others: dict[str, Any]) -> dict[str, Any]:
+        if others.get("past_key_values") is not None:
+            raise ValueError("a prompted model begins with its prompt: nothing can stand before it, as a cache would")
+        return {**others, **self.prompt.inputs(ids, mask, self._dtype)}
 
     def generate(
         self,

@@ -107,7 +107,8 @@ class EncoderScorer:
         bare = replace(plain, demonstrations=())
         told = bare.render("").removesuffix(bare.fill(""))
         solved = [
-            bare.fill(shown).replace(PLACE, bare.answer(label).strip()) + "\n\n" for shown, label in plain.demonstrations
+            bare.fill(shown).replace(PLACE, bare.answer(label).strip()) + "\n\n"
+            for shown, label in plain.demonstrations
         ]
         return told + "".join(solved) + bare.fill(text).replace(PLACE, mask)
 

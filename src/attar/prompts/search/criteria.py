@@ -1,4 +1,4 @@
-"""Say how good a prompt's answers are, example by example: against gold labels, against a teacher, or against neither."""
+"""Say how good a prompt's answers are, example by example: by gold labels, by a teacher, or by neither."""
 
 from __future__ import annotations
 

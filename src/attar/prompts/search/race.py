@@ -191,6 +191,12 @@ class RaceSearch:
 
     # what was found
 
+    def leader(self) -> Reading | None:
+        """Return the best reading of the prompts that were scored on most examples so far; None before any was."""
+        most = max(entry.n() for entry in self._entries.values())
+        furthest = [self._best(name) for name, entry in self._entries.items() if entry.n() == most > 0]
+        return max(furthest, key=lambda reading: reading.rank, default=None)
+
     def outcome(self) -> Outcome:
         """Return how the search ended.
 
@@ -202,7 +208,7 @@ class RaceSearch:
         return self._outcome
 
     def table(self) -> list[tuple[Entry, Reading | None]]:
-        """Return every prompt with its best reading (None if it was never scored), the winner first, then by examples."""
+        """Return every prompt with its best reading, None if it was never scored; the winner first, then by examples."""
         won = self.outcome().winner.forward_id
         rows = [(entry, self._best(name) if entry.n() else None) for name, entry in self._entries.items()]
         key = {id(entry): (name == won, entry.n()) for name, entry in self._entries.items()}

@@ -191,9 +191,10 @@ class Bench:
         def make() -> list[int]:
             said = self.spoken()
             few = self.validation.take(np.arange(min(64, len(self.validation)))).without_labels()
-            splits = [assets.with_targets(part, said) for part in (self.train, few)]
+            train_on, validation = (assets.with_targets(part, said) for part in (self.train, few))
             draw = PromptDropout(PromptDropoutSettings(), self.whole) if anneal else None
-            lesson = Lesson(TASK, *splits, ForwardKL(ForwardKL.Settings(temperature=1.0)), said, draw)
+            objective = ForwardKL(ForwardKL.Settings(temperature=1.0))
+            lesson = Lesson(TASK, train_on, validation, objective, said, draw)
             facts = {"prompt": self.own.to_json()} if settings.answers_by == "label_words" else {}
             source = self.teacher if facts else assets.fetch_weights(settings, self.work, cache_folder())
             origin = Origin(settings, source, self.labels, (), facts)
@@ -215,15 +216,14 @@ class Bench:
         given, reader = self.given, ModelSettings(model="teacher", answers_by="label_words", max_length=MAX_LENGTH)
         base = {"batch_size": BATCH, "validations": 1, "checkpoint_seconds": 120}
         same = TrainSettings(**base, steps=given.steps, learning_rate=5e-5)
+        encoder = ModelSettings(model=ENCODER, sha256=ENCODER_SHA, max_length=128)
         small = TrainSettings(**base, steps=3 * given.steps, learning_rate=2e-4)
         found: dict[str, list[int]] = {
             "prompted": self.once("prompted", lambda: self.judged(self.whole)),
             "plain": self.once("plain", lambda: self.judged(self.plain)),
             "internalized": self.distilled("internalized", reader, same),
             "smaller": self.distilled("smaller", reader.model_copy(update={"layers": SMALLER}), small),
-            "encoder": self.distilled(
-                "encoder", ModelSettings(model=ENCODER, sha256=ENCODER_SHA, max_length=128), small
-            ),
+            "encoder": self.distilled("encoder", encoder, small),
         }
         if given.anneal:
             settings = reader.model_copy(update={"layers": SMALLER})
@@ -301,12 +301,10 @@ def main() -> None:
         return
     conditions = {
         "teacher": "SmolLM2-135M-Instruct by label words in bfloat16 after the prompt that was found",
-        "prompt": "from a file"
-        if given.prompt
-        else f"searched for {given.search_seconds:g} s with {SHOWN} labeled texts",
-        "students": f"internalized: all 30 layers; smaller: {SMALLER}; both after the plainest prompt; encoder: MiniLM, 6",
-        "taught": f"forward KL to the record of {given.train} unlabeled texts, {given.steps} steps of {BATCH} (three times "
-        "as many for the smaller ones); no step is chosen",
+        "prompt": "from a file" if given.prompt else f"searched for {given.search_seconds:g} s, {SHOWN} labeled texts",
+        "students": f"internalized: 30 layers; smaller: {SMALLER}; both after the plainest prompt; encoder: MiniLM",
+        "taught": f"forward KL to the record of {given.train} unlabeled texts, {given.steps} steps of {BATCH} (three "
+        "times as many for the smaller ones); no step is chosen",
         "texts": f"cut to {MAX_LENGTH} tokens (encoder: 128); {given.test} test texts",
         "low, high": "95 % interval of the accuracy less that of the prompted teacher, in points, paired",
         "stays": "(internalized - plain) / (prompted - plain)",

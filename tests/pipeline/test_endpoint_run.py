@@ -269,3 +269,25 @@ def test_a_key_in_the_place_of_the_variables_name_is_not_repeated(home: Home) ->
     with pytest.raises(RecipeError, match="name of an environment variable") as caught:
         load_recipe(str(home.recipe), {"teacher.endpoint.key_env": KEY})
     assert KEY not in str(caught.value)
+
+
+SEARCHED = {
+    "data.validation": 16,
+    "prompt.teacher.search": ["bank"],
+    "prompt.teacher.block": 8,
+    "prompt.teacher.calibration": "none",
+    "prompt.teacher.words": {"negative": "negative", "positive": "positive"},
+}
+
+
+@pytest.mark.parametrize("most", [40, 400])
+def test_a_search_on_a_server_keeps_its_budget_and_pays_nothing_twice(ready: Home, tmp_path: Path, most: int) -> None:
+    recipe, _ = load_recipe(str(ready.recipe), {**SEARCHED, "data.test": 4, "prompt.teacher.budget": {"calls": most}})
+    shutil.copy(ready.folder / "texts.csv", tmp_path)
+    before = ready.server.billed.copy()
+    done = made("record", tmp_path, recipe)
+    facts = done["prompt"].card["facts"]
+    assert 0 < facts["spent"]["calls"] <= min(most, (ready.server.billed - before).total())
+    assert set(ready.server.billed.values()) == {1}
+    assert facts["why"]
+    assert done["record"].card["rows"] == TRAIN + 16 + 4

@@ -19,6 +19,7 @@ from attar.errors import AttarError
 from attar.prompts.scoring import LabelWordScorer
 from attar.stages.distill import Origin
 from attar.students import folder
+from attar.students.bias import apply_bias
 from attar.students.label_words import SPARE, LabelWordClassifier
 from attar.students.settings import LayerChoice, ModelSettings
 from attar.tasks.text_classification import TextClassification
@@ -190,3 +191,8 @@ def test_a_prompt_and_labels_are_needed(llama_folder: Path) -> None:
 def test_a_network_without_words_is_refused(origin: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="needs a causal language model"):
         ModelSettings(answers_by="label_words", **origin)
+
+
+def test_a_prior_is_corrected_by_calibration_not_by_a_bias(label_reader: Maker) -> None:
+    with pytest.raises(AttarError, match=r"cannot be corrected. Set distill.prior: none"):
+        apply_bias(label_reader(), np.array([0.5, -0.5]))

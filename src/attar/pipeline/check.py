@@ -108,6 +108,13 @@ def _student_prompt_mistakes(recipe: Recipe) -> Iterator[Mistake]:
     mine, reads = recipe.prompt.student, recipe.student.answers_by == "label_words"
     if reads and recipe.task != "text-classification":
         yield Mistake("student.answers_by", f"label_words is for text-classification, and the task is {recipe.task}.")
+    dropout = recipe.distill.prompt_dropout is not None
+    if dropout and not (recipe.finds_prompt and (reads or recipe.writes) and recipe.distill.on_policy is None):
+        yield Mistake(
+            "distill.prompt_dropout",
+            "needs a teacher whose prompt is looked for, and a student that reads one (student.answers_by: "
+            "label_words, or text-generation), without on_policy.",
+        )
     if not mine.race:
         return
     if recipe.task != "text-classification" or recipe.distill.on_policy is not None:

@@ -37,7 +37,7 @@ VERSIONS = {
 """Raised when a stage's code changes what it gives: old results are then not taken for new ones."""
 UNTRAINED = {
     *("objective", "control", "record", "record_features", "checkpoint_seconds"),
-    *("generations", "ema", "text", "on_policy"),
+    *("generations", "ema", "text", "on_policy", "prompt_dropout"),
 }
 """Keys of `distill` that a control is trained without."""
 
@@ -114,7 +114,8 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
         graph.add("control", "Train the control without the teacher", origin, "data", *without, *seen)
     if recipe.writes:  # the student's tokenizer may be another than the teacher's, and its file is the teacher's
         seen = ("teacher",)
-    source = ("data", *texts, *record, *(teacher if live else seen))
+    whole_prompt = ("prompt",) if recipe.distill.prompt_dropout is not None and recipe.finds_prompt else ()
+    source = ("data", *texts, *record, *(teacher if live else seen), *whole_prompt)
     assistants = _add_assistants(graph, train, texts)
     heard = [f"record_{assistants[-1]}"] if assistants else []
     graph.add("student", "Distill the student", {**origin, **_teaching(recipe)}, *source, *heard)
@@ -167,7 +168,9 @@ def _teaching(recipe: Recipe) -> dict[str, Any]:
     ema = {} if recipe.distill.ema is None else {"ema": recipe.distill.ema.model_dump(mode="json")}
     own = recipe.distill.on_policy
     policy = {} if own is None else {"on_policy": own.model_dump(mode="json"), "precision": recipe.teacher.precision}
-    return {"objective": [term.model_dump(mode="json") for term in recipe.distill.objective], **ema, **policy}
+    dropout = recipe.distill.prompt_dropout
+    read = {} if dropout is None else {"prompt_dropout": dropout.model_dump(mode="json")}
+    return {"objective": [term.model_dump(mode="json") for term in recipe.distill.objective], **ema, **policy, **read}
 
 
 def _add_texts(graph: _Builder) -> tuple[str, ...]:

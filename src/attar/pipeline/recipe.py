@@ -20,6 +20,7 @@ from attar.stages.assets import objective_of
 from attar.stages.generations import TextSettings
 from attar.stages.moving import EmaSettings
 from attar.stages.on_policy import OnPolicySettings
+from attar.stages.prompt_dropout import PromptDropoutSettings
 from attar.stages.schedule import TrainSettings
 from attar.students.settings import ModelSettings
 from attar.teachers.endpoint_settings import EndpointSettings
@@ -75,6 +76,9 @@ class DistillSettings(TrainSettings):
         1, ge=1, le=20, description="students trained one after the other, each on the answers of the one before"
     )
     ema: EmaSettings | None = Field(None, description="learn from the moving average of the student's own weights, too")
+    prompt_dropout: PromptDropoutSettings | None = Field(
+        None, description="read a share of the examples under the teacher's prompt while learning to do without it"
+    )
     text: TextSettings = Field(TextSettings(), description="which texts a student that writes learns from")
     on_policy: OnPolicySettings | None = Field(
         None, description="learn from texts that the student writes itself, judged by the live teacher"

@@ -14,12 +14,11 @@ from attar.core.prompt import TextPrompt
 from attar.pipeline.recipe import Recipe
 from attar.prompts.bank import own_prompt
 from attar.prompts.calibration import batch_calibration
-from attar.prompts.kinds.settings import SoftSettings
 from attar.seeds import derive
 from attar.stages import assets, tune
 from attar.stages.artifact import NONE, race_prompts
 from attar.stages.lesson import Lesson
-from attar.stages.soft import PromptStart, train_prompt
+from attar.stages.prompt_dropout import PromptDropout
 from attar.store.artifacts import Artifact
 from attar.store.files import remove
 from attar.students import folder as students
@@ -56,6 +55,20 @@ def student_prompt_key(recipe: Recipe, settings: Any) -> dict[str, Any]:
     return {"reads": {**words, **own}}
 
 
+def dropout(desk: Desk) -> PromptDropout | None:
+    """Return what has a student read some examples under its teacher's prompt, if the recipe asks for it."""
+    settings = desk.recipe.distill.prompt_dropout
+    whole = None if settings is None else _teachers(desk)
+    if settings is None or whole is None:
+        return None
+    if desk.recipe.writes:
+        return PromptDropout(settings, whole)
+    own = student_prompt(desk.recipe, desk.data().labels)
+    if whole.chat != own.chat:  # an answer would begin with another token than under the student's own
+        whole = replace(own, instruction=whole.instruction, demonstrations=whole.demonstrations, name=whole.name)
+    return PromptDropout(settings, replace(whole, words=own.words))
+
+
 def make_candidates(desk: Desk, lesson: Lesson) -> dict[str, Any]:
     """Write a folder for each prompt that the compressed student is raced with.
 
@@ -63,6 +76,9 @@ def make_candidates(desk: Desk, lesson: Lesson) -> dict[str, Any]:
         desk: of the stage.
         lesson: the student's own, which virtual tokens learn too.
     """
+    from attar.prompts.kinds.settings import SoftSettings
+    from attar.stages.soft import PromptStart, train_prompt
+
     recipe, found, source = desk.recipe, desk.data(), desk.inputs["compress"].folder
     mine = recipe.prompt.student
     facts: dict[str, Any] = {}

@@ -319,7 +319,8 @@ def _learn(
             )
     if isinstance(recipe.distill.prior, tuple):  # a wrong one shows now, not after the training
         target_prior(recipe.distill.prior, len(found.labels))
-    lesson = Lesson(task, train, validation, objective, teacher, policy, moving)
+    draw = policy or (student_prompts.dropout(desk) if title != CONTROL else None)
+    lesson = Lesson(task, train, validation, objective, teacher, draw, moving)
     places = (desk.work, desk.content)
     facts = train_model(
         origin,

@@ -106,13 +106,15 @@ def tune_prompt(
         for split, place in places.items()
     }
     variants = word_variants(settings, labels)
+    if aids.tokenizer is None:  # a server's answers are read by their beginnings: variants would be taken for one
+        variants = variants[:1]
 
     def readable(prompt: TextPrompt) -> list[tuple[str, ...]]:
         """Return the sets of words that one forward pass under the prompt may be read with."""
         fixed = bool(prompt.demonstrations) or "{options}" in prompt.template + prompt.instruction
         return variants if settings.searches and not fixed else [prompt.words]
 
-    start = _start(settings, labels, aids.tokenizer)
+    start = [prompt for prompt in _start(settings, labels, aids.tokenizer) if prompt.words in variants]
     criterion = choose_criterion(settings.criterion, Aim(validation.labels, aids.teacher))
     calibrations = CALIBRATIONS if settings.calibration == "auto" else (settings.calibration,)
     texts = {split: [str(validation.inputs[i]) for i in place] for split, place in places.items()}

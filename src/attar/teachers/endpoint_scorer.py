@@ -9,6 +9,7 @@ import numpy as np
 
 from attar.core.prompt import TextPrompt, relabel
 from attar.errors import AttarError
+from attar.store.spending import Cost
 from attar.teachers.endpoint import EndpointTeacher
 from attar.teachers.endpoint_http import Request
 from attar.teachers.endpoint_labels import LabelReader
@@ -37,7 +38,7 @@ class EndpointScorer:
                 "Set mode: labels."
             )
         self.teacher = teacher
-        self._before = teacher.ledger.total.tokens
+        self._before = teacher.ledger.total
         self.token_forwards = 0  # read and written by paid calls since this scorer was made
 
     def score_all(self, prompts: Sequence[TextPrompt], texts: Sequence[str], words: Sequence[str]) -> list[np.ndarray]:
@@ -66,6 +67,11 @@ class EndpointScorer:
         """Return the log-probabilities of the prompt's own labels ``(texts, labels)``, calibrated."""
         return _read(prompt, self._replies([prompt], texts)[0])
 
+    @property
+    def spent(self) -> Cost:
+        """Return what was paid since this scorer was made."""
+        return self.teacher.ledger.total - self._before
+
     def tokens(self, prompt: TextPrompt) -> int:
         """Return about how many tokens a prompt adds to every example: one for every four characters."""
         return likely_input_tokens(self._maker(prompt).requests("")[0].body, None)
@@ -90,7 +96,7 @@ class EndpointScorer:
                 if left:
                     ask_all(left, self.teacher.settings, ledger, len(wanted), self.teacher.seed)
             finally:
-                self.token_forwards = ledger.total.tokens - self._before
+                self.token_forwards = self.spent.tokens
 
 
 def _read(prompt: TextPrompt, replies: Sequence[Sequence[Reply]]) -> np.ndarray:

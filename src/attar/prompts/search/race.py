@@ -120,7 +120,7 @@ class RaceSearch:
         self._alive: list[str] = []
         self._outcome: Outcome | None = None
         for prompt in start:
-            self._join(Child(replace(prompt, calibration=None), (), "bank"), 0)
+            self._join(Child(prompt, (), "bank" if self._entries else "the recipe's own"), 0)
         self._alive = list(self._entries)
         self._course = self._run()
         self._pending: Ask | None = None
@@ -316,19 +316,25 @@ class RaceSearch:
             if not lacking:
                 return
             first = min(self._entries[name].n(split) for name in lacking)
-            group = [name for name in lacking if self._entries[name].n(split) == first][:GROUP]
-            if not self._affords((reach - first) * len(group), judged=split == "held out"):
+            group = [name for name in lacking if self._entries[name].n(split) == first]
+            group = group[: GROUP if self._examples else 1]  # the first answer tells what an example costs
+            while group and not self._affords((reach - first) * len(group), judged=split == "held out"):
+                group = group[: len(group) // 2]
+            if not group:
                 return
             yield Ask(tuple(self._entries[name].prompt for name in group), first, reach, split)
 
     def _affords(self, examples: int, judged: bool = False) -> bool:
         """Tell whether the budget allows so many more examples, and then to judge a winner."""
         budget = self._settings.budget.budget
-        if not self._examples:
-            return budget.holds({})
+        if not self._examples:  # what an example costs is not known yet, but each is one call
+            return budget.holds({"calls": examples})
         needed = examples + (0 if judged else 2 * self.judge.sizes().get("held out", 0))
         share = (self._examples + needed) / self._examples
-        return budget.holds({unit: amount * share for unit, amount in self.spent.items()})
+        expected = {unit: amount * share for unit, amount in self.spent.items()}
+        # answers that were paid for earlier make the first ones cheap; the next are not
+        expected["calls"] = max(expected.get("calls", 0.0), self.spent.get("calls", 0.0) + needed)
+        return budget.holds(expected)
 
     # who is in
 

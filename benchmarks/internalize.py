@@ -19,7 +19,9 @@ on test texts that neither search nor training has seen. A killed run goes on: e
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait starve a busy machine
 
 import numpy as np
 import torch
@@ -45,6 +48,7 @@ from attar.settings import cache_folder
 from attar.sources import data, reference, weights
 from attar.sources.data_settings import DataSettings
 from attar.stages import assets
+from attar.stages.device import threads
 from attar.stages.distill import Origin, train_model
 from attar.stages.lesson import Lesson
 from attar.stages.prompt_dropout import PromptDropout, PromptDropoutSettings
@@ -99,6 +103,13 @@ SHOWN = 300
 TASK = TextClassification()
 
 
+def key(given: argparse.Namespace) -> str:
+    """Return a name for what the command asks for, so that no run goes on with another's results."""
+    asked = {name: value for name, value in vars(given).items() if name not in ("work", "tasks", "anneal", "prompt")}
+    prompts = "" if given.prompt is None else given.prompt.read_text(encoding="utf-8")
+    return hashlib.sha256(json.dumps([asked, prompts], sort_keys=True).encode("utf-8")).hexdigest()[:12]
+
+
 class Bench:
     """Hold one task's data, teacher and prompts.
 
@@ -108,7 +119,7 @@ class Bench:
     """
 
     def __init__(self, name: str, given: argparse.Namespace) -> None:
-        self.name, self.given, self.work = name, given, given.work / name
+        self.name, self.given, self.work = name, given, given.work / key(given) / name
         self.work.mkdir(parents=True, exist_ok=True)
         sizes: dict[str, Any] = {"train": SHOWN + given.train, "validation": given.validation}
         if name == "reviews":
@@ -290,7 +301,7 @@ def main() -> None:
     if given.quick:
         given.train, given.validation, given.test, given.steps, given.search_seconds = 32, 40, 24, 2, 20
         given.work = given.work.with_name("internalize-quick")
-    torch.set_num_threads(2)
+    torch.set_num_threads(threads())
     found = {name: Bench(name, given).run() for name in given.tasks.split(",")}
     for name, part in found.items():
         table(name, part, given.seed)

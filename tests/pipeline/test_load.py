@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from attar.errors import AttarError, RecipeError
-from attar.pipeline.load import find, load_recipe, parse, ready_recipes, validate
+from attar.pipeline.load import find, lay, load_recipe, parse, ready_recipes, validate
 from attar.pipeline.recipe import Recipe
 
 SHORT: dict[str, Any] = {
@@ -234,3 +234,10 @@ def test_short_and_long_forms_mean_the_same() -> None:
     ]
     for short, long in pairs:
         assert validate({**SHORT, **short}, "x") == validate({**SHORT, **long}, "x")
+
+
+def test_a_key_laid_over_an_anchor_changes_the_place_that_it_names_alone() -> None:
+    shared = {"steps": 2}
+    raw = lay({"distill": shared, "teacher": {"train": shared}}, {"distill.steps": 9})
+    assert raw["distill"]["steps"] == 9
+    assert raw["teacher"]["train"]["steps"] == 2

@@ -102,6 +102,23 @@ def test_a_run_again_does_nothing_again(run: Run) -> None:
     assert again["verdict"] == first["verdict"]
 
 
+def test_without_gold_labels_the_teacher_says_which_prompt_is_better(run: Run) -> None:
+    told = run("blind", _labels(), **{"data.gold": ["test"], "prompt.student.race": ["calibrated"]})["prompt"]
+    assert told["student"]["criterion"] == "agreement of the exported bundle with the teacher on validation"
+    assert "mutual information" in told["teacher"]["criterion"]
+
+
+def test_a_student_learns_to_do_without_its_teachers_prompt(run: Run) -> None:
+    told = {
+        "prompt.teacher.instruction": "Judge the dress.",
+        "prompt.teacher.search": "none",
+        "prompt.student.race": [],
+    }
+    under = run("under", _labels(), **told, **{"distill.prompt_dropout": {"share": 1.0}})["curves"]["student"]
+    without = run("without", _labels(), **told)["curves"]["student"]
+    assert [point["loss"] for point in under] != [point["loss"] for point in without]
+
+
 def test_a_teacher_that_writes_finds_its_prompt_and_its_student_reads_the_recipes_own(home: Path, run: Run) -> None:
     summary = run("titles", _titles())
     teacher = summary["prompt"]["teacher"]
@@ -117,7 +134,6 @@ def test_a_teacher_that_writes_finds_its_prompt_and_its_student_reads_the_recipe
     [
         ({"student.answers_by": "head"}, "prompt.student.race"),
         ({"student.answers_by": "head", "prompt.student.race": ["soft"]}, "student.model"),
-        ({"data.gold": ["test"]}, "prompt.student.race"),
         ({"prompt.student.race": ["soft", "hard"]}, "prompt.student.race"),
         ({"prompt.student.template": "no place"}, "prompt.student"),
         ({"prompt.teacher.search": ["bank", "demonstration"]}, "prompt.teacher.search"),

@@ -125,8 +125,6 @@ def _student_prompt_mistakes(recipe: Recipe) -> Iterator[Mistake]:
             f"must be [soft] for a student with a head, got {list(mine.race)}: it reads no prompt in words. Set "
             "student.answers_by: label_words.",
         )
-    if "validation" not in recipe.data.gold:
-        yield Mistake("prompt.student.race", "is judged on gold labels: data.gold must hold 'validation'.")
 
 
 def _data_mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:

@@ -122,8 +122,9 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
     steps = [step.model_dump(mode="json") for step in recipe.compress]
     graph.add("compress", "Compress the student", {"steps": steps}, "data", "student")
     raced = _add_student_prompt(graph, teacher)
+    judge = ("record",) if raced and "validation" not in recipe.data.gold else ()
     export = {"steps": steps, "to": recipe.export.to, "libraries": machine(), **_race(recipe)}
-    graph.add("export", "Export the bundle", export, "data", "compress", *raced)
+    graph.add("export", "Export the bundle", export, "data", "compress", *raced, *judge)
     control = ("control",) if recipe.distill.control else ()
     models = (*control, "student", "compress", *raced, "export")
     graph.add(

@@ -179,10 +179,11 @@ def _set(raw: dict[str, Any], path: str, value: Any) -> None:
     if "" in (*parents, last):
         raise AttarError(f"--set {path}: a name between the dots is empty. Write it as --set distill.epochs=1")
     for parent in parents:
-        child = raw.setdefault(parent, {})
+        child = raw.get(parent, {})
         if not isinstance(child, dict):
             raise AttarError(f"--set {path}: '{parent}' holds no keys in this recipe.")
-        raw = child
+        raw[parent] = dict(child)  # a copy: a YAML anchor can stand in several places, and only this one is meant
+        raw = raw[parent]
     raw[last] = value
 
 

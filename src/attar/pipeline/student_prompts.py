@@ -126,16 +126,22 @@ def _bias(model: Any, recipe: Recipe, found: DataSet) -> tuple[float, ...]:
 
 def race(desk: Desk, steps: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Race the candidates as exported, and leave the winner's bundle."""
-    made = desk.inputs[STAGE].folder
-    return race_prompts(
+    made, data = desk.inputs[STAGE].folder, desk.data()
+    seen = data.split("validation")
+    if "validation" not in data.gold:  # then the teacher says what is right
+        seen = assets.with_targets(seen, desk.recorded())
+    found = race_prompts(
         {NONE: desk.inputs["compress"].folder} | {str(name): made / name for name in desk.recipe.prompt.student.race},
         desk.recipe.task,
         steps,
-        desk.data(),
+        replace(data, validation=seen),
         desk.recipe.prompt.student,
         (desk.work, desk.content),
         derive(desk.recipe.seed, STAGE),
     )
+    if "validation" not in data.gold:
+        found["prompt"]["criterion"] = "agreement of the exported bundle with the teacher on validation"
+    return found
 
 
 def exported_model(inputs: Mapping[str, Artifact]) -> Path:

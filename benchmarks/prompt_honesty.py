@@ -60,7 +60,13 @@ def scored(work: Path, pool: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
     return found, np.asarray(examples.labels)
 
 
-def race(field: list[Any], scores: dict[str, np.ndarray], gold: np.ndarray, halves: tuple[Any, Any]) -> Any:
+def race(
+    field: list[Any],
+    scores: dict[str, np.ndarray],
+    gold: np.ndarray,
+    halves: tuple[Any, Any],
+    calibrations: tuple[str, ...] = ("none", "batch"),
+) -> Any:
     """Run one race on drawn examples, and return how it ended.
 
     Args:
@@ -68,6 +74,8 @@ def race(field: list[Any], scores: dict[str, np.ndarray], gold: np.ndarray, halv
         scores: forward id -> ``(pool, words)``.
         gold: ``(pool,)``.
         halves: places of the pool for the race, and for the judgement.
+        calibrations: that are tried; one that mends a preference is a real gain, so prompts that shall be equal are
+            read without.
     """
     from attar.prompts.search.criteria import Aim
     from attar.prompts.search.judges import LabelJudge
@@ -76,12 +84,19 @@ def race(field: list[Any], scores: dict[str, np.ndarray], gold: np.ndarray, halv
 
     places = {"race": halves[0], "held out": halves[1]}
     aims = {split: Aim(gold[place]) for split, place in places.items()}
-    judge = LabelJudge([""] * len(halves[0]), aims, lambda p: [p.words], ("none", "batch"), "accuracy", field)
+    judge = LabelJudge([""] * len(halves[0]), aims, lambda p: [p.words], calibrations, "accuracy", field)
     search = RaceSearch(field, judge, PromptSettings(search=["bank"]), {}, no_ground, lambda p: 0)
     while (ask := search.ask()) is not None:
-        rows = [scores[p.forward_id][places[ask.split][ask.first : ask.last]] for p in ask.prompts]
-        search.tell(ask, rows)
+        some = places[ask.split][ask.first : ask.last]
+        search.tell(ask, [laid(scores[p.forward_id][some], p.words, judge.columns) for p in ask.prompts])
     return search.outcome()
+
+
+def laid(scores: np.ndarray, words: tuple[str, ...], columns: tuple[str, ...]) -> np.ndarray:
+    """Return scores of a prompt's own words among the columns of all words, the others unlikely."""
+    rows = np.full((len(scores), len(columns)), -50.0, np.float32)
+    rows[:, [columns.index(word) for word in words]] = scores
+    return rows
 
 
 def no_ground(standings: Any, call: str) -> Any:
@@ -130,8 +145,8 @@ def main() -> None:
     gains_covered, kept_covered, judged = 0, 0, 0
     for number, (random, halves, second) in enumerate(draws(options.pool, options.races, sizes, SEED)):
         field = [worlds["marks"][i] for i in random.permutation(len(MARKS))]
-        claims["marks"] += race(field, exchanged(field, scores, random), gold, halves).proven
-        raw = race(field, scores, gold, halves)
+        claims["marks"] += race(field, exchanged(field, scores, random), gold, halves, ("none",)).proven
+        raw = race(field, scores, gold, halves, ("none",))
         claims["marks_raw"] += raw.proven
         if raw.proven:
             real = truth(raw.winner, scores, gold, second) - truth(field[0], scores, gold, second)

@@ -176,7 +176,8 @@ def capo_model(job: Job, tokens: int, **sampling: float) -> Any:
 
     Its limits are for a service that answers at once: 500 seconds for a whole batch, after which the search would end.
     """
-    openai, client = library("openai"), library("promptolution.llms").APILLM
+    openai = library("openai")
+    client: Any = library("promptolution.llms").APILLM
 
     class Model(client):
         calls = 0
@@ -232,7 +233,7 @@ def search_capo(job: Job, start: Start) -> None:
     """Let CAPO search, with its own settings, from the given instructions."""
     random.seed(job.seed)
     library("numpy").random.seed(job.seed)
-    callback, optimizers = library("promptolution.utils.callbacks").BaseCallback, library("promptolution.optimizers")
+    callback: Any = library("promptolution.utils.callbacks").BaseCallback
     task, predictor, proposer = capo_task(job), capo_predictor(job), capo_model(job, PROPOSAL_TOKENS)
     record = Record(job, lambda: predictor.llm.calls + proposer.calls)
 
@@ -256,7 +257,7 @@ def search_capo(job: Job, start: Start) -> None:
 
     task.evaluate = watched
     shots = library("pandas").DataFrame(capo_rows(job, job.data["train"]), columns=["x", "y"])
-    optimizer = optimizers.CAPO(
+    optimizer = library("promptolution.optimizers").CAPO(
         predictor=predictor,
         task=task,
         meta_llm=proposer,

@@ -16,6 +16,7 @@ from attar.core.nouns import Model
 from attar.core.prompt import TextPrompt
 from attar.errors import AttarError
 from attar.exporters.bundle import Bundle
+from attar.exporters.onnx import OnnxExporter
 from attar.prompts.kinds.make import add_prompt
 from attar.prompts.kinds.settings import SoftSettings
 from attar.stages import artifact
@@ -118,6 +119,28 @@ def test_the_winner_scores_exactly_as_searched_also_after_kills(
         "passed": True,
         "value": "16 examples, exactly",
     }
+
+
+def test_a_network_is_exported_once_for_all_its_texts(
+    folders: dict[str, Path], best_is_text: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, kinds = OnnxExporter.export, list[str]()
+
+    def export(self: Any, model: Model, path: Path) -> None:
+        """Count."""
+        kinds.append(model.kind)
+        own(self, model, path)
+
+    monkeypatch.setattr(OnnxExporter, "export", export)
+    _race(folders, best_is_text, tmp_path)
+    assert kinds == ["label_words", "prompted", "prompted"]
+    assert not (tmp_path / "work" / "graphs").exists()
+    words = {"words": ("jacket", "bad")}
+    other = students.load(folders["text"])
+    other.facts["prompt"] |= words
+    students.save(other, tmp_path / "other")
+    _race({"none": folders["none"], "text": tmp_path / "other"}, best_is_text, tmp_path / "again")
+    assert kinds[3:] == ["label_words", "label_words"]
 
 
 def test_the_table_tells_what_each_costs(folders: dict[str, Path], best_is_text: DataSet, tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ def race_prompts(
                 raise
             failed[name] = str(error)
             say(f"  the prompt '{name}' is out: {error}")
+    remove(work / "graphs")
     best = _best(entrants)
     gain = None if best is None else race.held_out(best) - race.held_out(entrants[NONE])
     p = 1.0 if gain is None else paired_p(gain)
@@ -149,7 +150,8 @@ class _Race:
         facts = self._known("exported", name)
         if facts is None:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            facts = export(source, self._task, self._steps, self._data, (folder.parent, folder))
+            places = (folder.parent, folder)
+            facts = export(source, self._task, self._steps, self._data, places, self._work / "graphs")
             facts = self._keep("exported", name, facts=facts)
         values = self._values(name, "race")
         cost = self._known("timed", name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,7 @@ from attar.errors import AttarError
 from attar.exporters.bundle import Bundle, write_card
 from attar.stages import assets
 from attar.stages.compress import Steps, steps_at
-from attar.store.files import remove
+from attar.store.files import read_json, remove, sha256_file
 from attar.students import folder as students
 from attar.tasks.image_classification import normalize
 from attar.tasks.text_classification import text_ids
@@ -32,7 +34,9 @@ PARITY = 1e-3
 """Largest relative difference of logits between the float32 graph and the model."""
 
 
-def export(source: Path, task: str, steps: Steps, data: DataSet, places: tuple[Path, Path]) -> dict[str, Any]:
+def export(
+    source: Path, task: str, steps: Steps, data: DataSet, places: tuple[Path, Path], graphs: Path | None = None
+) -> dict[str, Any]:
     """Write the bundle.
 
     Args:
@@ -41,6 +45,8 @@ def export(source: Path, task: str, steps: Steps, data: DataSet, places: tuple[P
         steps: the recipe's compression; those that work on the exported graph are applied here, in order.
         data: its training split is what static quantization calibrates on.
         places: work folder and content folder.
+        graphs: folder where the graph of each network is kept before compression, for models that differ in the text
+            of their prompt alone: exporting a language model takes minutes. None keeps nothing.
 
     Returns:
         Facts for the artifact's card: what each step did, the precision.
@@ -50,7 +56,7 @@ def export(source: Path, task: str, steps: Steps, data: DataSet, places: tuple[P
     remove(content)
     content.mkdir(parents=True)
     graph = work / "float32.onnx"
-    catalog.entry("exporter", "onnx")().export(model, graph)
+    _write_graph(model, graph, None if graphs is None else graphs / f"{_network_id(source)}.onnx")
     checks = _parity(model, task, data, graph)
     plans, precision = [], "float32"
     for name, settings in steps_at("export", steps):
@@ -63,6 +69,31 @@ def export(source: Path, task: str, steps: Steps, data: DataSet, places: tuple[P
     shutil.move(graph, content / "model.onnx")
     _finish_bundle(content, model, task, data.labels, precision)
     return {"plans": plans, "precision": precision, "preflight": checks}
+
+
+def _write_graph(model: Model, graph: Path, kept: Path | None) -> None:
+    if kept is None or not kept.is_file():
+        catalog.entry("exporter", "onnx")().export(model, graph)
+        if kept is None:
+            return
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        beside = kept.with_suffix(".tmp")
+        shutil.copyfile(graph, beside)
+        beside.replace(kept)
+    else:
+        shutil.copyfile(kept, graph)
+
+
+def _network_id(source: Path) -> str:
+    """Return an id that models share whose graphs are the same: of weights, kind and label words."""
+    card = read_json(source / students.CARD)
+    prompt = card["facts"].get("prompt", {})
+    said = [card["kind"], card["facts"].get("soft"), prompt.get("words"), prompt.get("chat")]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode("utf-8"))
+    cards = (students.CARD, "artifact.json")
+    for path in sorted(path for path in source.rglob("*") if path.is_file() and path.name not in cards):
+        digest.update(f"{path.relative_to(source).as_posix()} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def export_folder(source: Path, task: str, content: Path) -> dict[str, Any]:

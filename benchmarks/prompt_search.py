@@ -173,14 +173,14 @@ def bank(local: Local, name: str, seed: int) -> dict[str, Any]:
 
 def peer(kind: str, options: Any, name: str, seed: int, tokenizer: Any) -> dict[str, Any]:
     """Run a peer in its own environment against the server, and return what it left."""
-    from llama_server import served
+    from llama_server import serving
 
     folder = options.work / "peers" / f"{kind}-{name}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data.json").write_text(json.dumps(for_peers(name, dataset(name, seed), tokenizer)))
     script = Path(__file__).with_name("prompt_peers.py")
     python = options.capo if kind == "capo" else options.dspy
-    with served(options.llama, gguf(), options.port) as url, (folder / "log.txt").open("w") as log:
+    with serving(options.llama, gguf(), options.port) as url, (folder / "log.txt").open("w") as log:
         words = [python, script, kind, "--data", folder / "data.json", "--url", url]
         limits = ["--seconds", options.seconds, "--seed", seed, "--out", folder / "out.json"]
         subprocess.run([str(word) for word in (*words, *limits)], stdout=log, stderr=log, cwd=folder, check=True)

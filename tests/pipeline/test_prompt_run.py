@@ -119,6 +119,16 @@ def test_a_student_learns_to_do_without_its_teachers_prompt(run: Run) -> None:
     assert [point["loss"] for point in under] != [point["loss"] for point in without]
 
 
+@pytest.mark.parametrize("body", [_labels, _titles], ids=["labels", "titles"])
+def test_a_teacher_is_brought_nearer_to_its_student(run: Run, body: Callable[[], dict[str, Any]]) -> None:
+    friendly = {"prompt": {"length": 2}, "train": FAST, "brief": 0.5}
+    changes = {"distill.friendly": friendly, "prompt.student.race": []} if body is _labels else {}
+    summary = run(f"near-{body.__name__.strip('_')}", body(), **{"distill.friendly": friendly, **changes})
+    stages = [part["stage"] for part in summary["pipeline"]]
+    assert stages.index("brief") < stages.index("friendly") < stages.index("student")
+    assert "friendly" in next(part for part in summary["pipeline"] if part["stage"] == "student")["parents"]
+
+
 def test_a_teacher_that_writes_finds_its_prompt_and_its_student_reads_the_recipes_own(home: Path, run: Run) -> None:
     summary = run("titles", _titles())
     teacher = summary["prompt"]["teacher"]

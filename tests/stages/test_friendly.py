@@ -22,7 +22,8 @@ from attar.prompts.kinds.make import add_prompt
 from attar.prompts.kinds.settings import SoftSettings
 from attar.stages import friendly
 from attar.stages.assets import codec_of
-from attar.stages.friendly import FriendlySettings, Players, friendly_lesson, friendly_round
+from attar.stages.friendly import Players, friendly_lesson, friendly_round
+from attar.stages.friendly_settings import FriendlySettings
 from attar.stages.lesson import loss_of
 from attar.stages.loop import Trainer
 from attar.stages.record import RecordSettings, record

@@ -87,11 +87,13 @@ def _prompt(model: Model) -> TextPrompt:
 
 def _read(model: Model, texts: Sequence[str]) -> Iterator[list[int]]:
     """Yield the ids that the model reads of each text."""
-    longest = model.facts["max_length"]
-    if "prompt" in model.facts:
-        yield from token_ids(model.processor, frame_of(model.processor, _prompt(model), longest), texts)
-    else:
-        yield from (model.processor(text, truncation=True, max_length=longest).input_ids for text in texts)
+    longest, framed = model.facts["max_length"], "prompt" in model.facts
+    for text in texts:
+        ids = model.processor(text, truncation=True, max_length=longest, add_special_tokens=not framed).input_ids
+        if framed:  # a text is cut by itself, before the prompt stands around it: its first word can be another token
+            read = token_ids(model.processor, frame_of(model.processor, _prompt(model), longest), [text])[0]
+            ids = [*read, *(set(ids) - set(read))]
+        yield ids
 
 
 def _prompt_tokens(model: Model) -> set[int]:

@@ -66,7 +66,7 @@ class TextPrompt:
         return told + "".join(solved) + self.fill(text)
 
     def messages(self, text: str) -> list[dict[str, str]]:
-        """Return the chat that is scored: the instruction, each demonstration a question and its answer, the example."""
+        """Return the chat that is scored: the instruction, each demonstration as question and answer, the example."""
         turns: list[dict[str, str]] = []
         if self.instruction:
             turns.append({"role": "system", "content": self._optioned(self.instruction)})

@@ -14,6 +14,7 @@ from attar.pipeline.check_chain import chain_mistakes, models_of
 from attar.pipeline.check_objectives import distill_mistakes
 from attar.pipeline.forecast import Forecast
 from attar.pipeline.graph import build
+from attar.pipeline.nearer import friendly_mistakes
 from attar.pipeline.prompt_keys import prompt_mistakes
 from attar.pipeline.recipe import PromptsSettings, Recipe
 from attar.pipeline.texts import text_mistakes
@@ -101,6 +102,7 @@ def _mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
     yield from text_mistakes(recipe)
     yield from _compress_mistakes(recipe)
     yield from _student_prompt_mistakes(recipe)
+    yield from friendly_mistakes(recipe)
 
 
 def _student_prompt_mistakes(recipe: Recipe) -> Iterator[Mistake]:

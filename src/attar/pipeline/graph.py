@@ -27,6 +27,8 @@ VERSIONS = {
     "record": 1,
     "assistant": 1,
     "record_assistant": 1,
+    "brief": 1,
+    "friendly": 1,
     "control": 1,
     "student": 1,
     "compress": 1,
@@ -37,7 +39,7 @@ VERSIONS = {
 """Raised when a stage's code changes what it gives: old results are then not taken for new ones."""
 UNTRAINED = {
     *("objective", "control", "record", "record_features", "checkpoint_seconds"),
-    *("generations", "ema", "text", "on_policy", "prompt_dropout"),
+    *("generations", "ema", "text", "on_policy", "prompt_dropout", "friendly"),
 }
 """Keys of `distill` that a control is trained without."""
 
@@ -118,6 +120,7 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
     source = ("data", *texts, *record, *(teacher if live else seen), *whole_prompt)
     assistants = _add_assistants(graph, train, texts)
     heard = [f"record_{assistants[-1]}"] if assistants else []
+    heard += _add_friendly(graph, {**origin, **_teaching(recipe)}, source, (*texts, *teacher))
     graph.add("student", "Distill the student", {**origin, **_teaching(recipe)}, *source, *heard)
     steps = [step.model_dump(mode="json") for step in recipe.compress]
     graph.add("compress", "Compress the student", {"steps": steps}, "data", "student")
@@ -138,6 +141,21 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
         *models,
     )
     return graph.stages
+
+
+def _add_friendly(
+    graph: _Builder, origin: Mapping[str, Any], source: tuple[str, ...], teacher: tuple[str, ...]
+) -> list[str]:
+    """Add the stages that bring a teacher nearer to its student, if the recipe asks for it; return who then speaks."""
+    recipe, settings = graph.recipe, graph.recipe.distill.friendly
+    if settings is None:
+        return []
+    graph.add("brief", "Distill a first student", {**origin, "brief": settings.brief}, *source)
+    asked = {"friendly": settings.model_dump(mode="json"), "codec": list(recipe.codec), "seed": recipe.seed}
+    asked["max_tokens"] = recipe.prompt.teacher.max_tokens
+    title = "Bring the teacher nearer to its student"
+    graph.add("friendly", title, {**asked, **_numerics(recipe)}, "data", "record", *teacher, "brief")
+    return ["friendly"]
 
 
 def _add_student_prompt(graph: _Builder, teacher: tuple[str, ...]) -> tuple[str, ...]:

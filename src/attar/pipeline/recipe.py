@@ -17,6 +17,7 @@ from attar.settings import Settings, Use
 from attar.sources.data import DataSettings
 from attar.stages.artifact import ArtifactRaceSettings
 from attar.stages.assets import objective_of
+from attar.stages.friendly_settings import FriendlySettings
 from attar.stages.generations import TextSettings
 from attar.stages.moving import EmaSettings
 from attar.stages.on_policy import OnPolicySettings
@@ -78,6 +79,9 @@ class DistillSettings(TrainSettings):
     ema: EmaSettings | None = Field(None, description="learn from the moving average of the student's own weights, too")
     prompt_dropout: PromptDropoutSettings | None = Field(
         None, description="read a share of the examples under the teacher's prompt while learning to do without it"
+    )
+    friendly: FriendlySettings | None = Field(
+        None, description="train virtual tokens on the teacher so that the student learns more easily from it"
     )
     text: TextSettings = Field(TextSettings(), description="which texts a student that writes learns from")
     on_policy: OnPolicySettings | None = Field(

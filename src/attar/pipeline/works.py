@@ -16,7 +16,7 @@ from attar.errors import AttarError
 from attar.objectives.learned import features_of
 from attar.objectives.ramp import Ramp
 from attar.optional import lazy
-from attar.pipeline import generation, student_prompts
+from attar.pipeline import generation, nearer, student_prompts
 from attar.pipeline.crossing import across
 from attar.pipeline.endpoints import ask_ahead, served_teacher
 from attar.pipeline.members import combined
@@ -57,6 +57,8 @@ else:
 
 CONTROL = "training the control"
 """Title of the stage that no teacher takes part in, not even the student's own moving average."""
+BRIEF = "distilling a first student"
+"""Title of the stage whose model the teacher sees before it speaks to the student."""
 STUDENT = "distilling the student"
 """Title of the stage that a teacher takes part in."""
 
@@ -96,8 +98,9 @@ class Desk:
         return RecordedTeacher(self.inputs[name].folder / "answers", self.inputs[name].key)
 
     def heard(self) -> RecordedTeacher:
-        """Return who a student listens to: the assistant before it, else the teacher."""
-        return self.recorded(next(iter(of_kind("record_assistant", self.inputs)), "record"))
+        """Return who a student listens to: the assistant before it, or the teacher, perhaps brought nearer to it."""
+        teacher = "friendly" if "friendly" in self.inputs else "record"
+        return self.recorded(next(iter(of_kind("record_assistant", self.inputs)), teacher))
 
 
 def data(desk: Desk) -> dict[str, Any]:
@@ -267,6 +270,17 @@ def student(desk: Desk) -> dict[str, Any]:
     return _learn(desk, terms, STUDENT)
 
 
+def brief(desk: Desk) -> dict[str, Any]:
+    """Distill a first student for a short while, for the teacher to see."""
+    terms = [(term.weight, term.use, term.settings) for term in desk.recipe.distill.objective]
+    return _learn(desk, terms, BRIEF)
+
+
+def friendly(desk: Desk) -> dict[str, Any]:
+    """Bring the teacher nearer to its student, and record it anew."""
+    return nearer.play(desk)
+
+
 def assistant(desk: Desk, place: int = 1) -> dict[str, Any]:
     """Distill who stands at a place between teacher and student, from 1."""
     terms = [(term.weight, term.use, term.settings) for term in desk.recipe.distill.objective]
@@ -322,10 +336,11 @@ def _learn(
     draw = policy or (student_prompts.dropout(desk) if title != CONTROL else None)
     lesson = Lesson(task, train, validation, objective, teacher, draw, moving)
     places = (desk.work, desk.content)
+    how = equal_steps(recipe.distill, len(found.train))
     facts = train_model(
         origin,
         lesson,
-        equal_steps(recipe.distill, len(found.train)),
+        nearer.briefly(how, how.steps or 1) if title == BRIEF else how,
         derive(recipe.seed, name),
         places,
         title,

@@ -8,22 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
 from attar.core.examples import Examples
 from attar.core.nouns import Model, Task, Teacher, suits
 from attar.core.prompt import TextPrompt
 from attar.errors import AttarError
-from attar.objectives.ramp import Ramp, Scheduled, Term
+from attar.objectives.ramp import Scheduled, Term
 from attar.objectives.reverse_kl import ReverseKL
 from attar.optional import lazy
-from attar.prompts.kinds.settings import SoftSettings
-from attar.settings import Settings
 from attar.stages.assets import with_targets
 from attar.stages.device import choose_device, choose_precision
+from attar.stages.friendly_settings import FriendlySettings
 from attar.stages.lesson import Lesson
 from attar.stages.record import RecordSettings, record
-from attar.stages.schedule import TrainSettings
 from attar.stages.soft import PromptStart, train_prompt
 from attar.stages.toward import Toward
 from attar.store.files import read_json, write_json
@@ -39,26 +36,6 @@ else:
 
 PROBE = 8
 """Examples on which student and teacher are seen to answer alike."""
-
-
-class FriendlySettings(Settings):
-    """Set how a teacher is brought nearer to its student.
-
-    Example:
-        >>> FriendlySettings().prompt.length
-        7
-    """
-
-    prompt: SoftSettings = Field(SoftSettings(length=7), description="the virtual tokens: soft or prefix, how many")
-    begin: str = Field(
-        "Suppose you are a student.",
-        description="what they begin as, before a prompt of running text; a chat's begin as drawn tokens",
-    )
-    stay: Ramp = Field(Ramp(start=1, end=0), description="weight of staying near the teacher without them")
-    train: TrainSettings = Field(
-        TrainSettings(epochs=1, learning_rate=1e-3, weight_decay=0, validations=1),
-        description="of the virtual tokens; with one validation the last step is kept, none chosen",
-    )
 
 
 def friendly_lesson(

@@ -208,7 +208,7 @@ class RaceSearch:
         return self._outcome
 
     def table(self) -> list[tuple[Entry, Reading | None]]:
-        """Return every prompt with its best reading, None if it was never scored; the winner first, then by examples."""
+        """Return every prompt with its best reading, None if it was never scored; the winner first."""
         won = self.outcome().winner.forward_id
         rows = [(entry, self._best(name) if entry.n() else None) for name, entry in self._entries.items()]
         key = {id(entry): (name == won, entry.n()) for name, entry in self._entries.items()}

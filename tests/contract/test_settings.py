@@ -9,8 +9,12 @@ from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
 
 from attar import catalog
+from attar.prompts.kinds.settings import SoftSettings
 from attar.prompts.settings import PromptSettings
 from attar.settings import Settings
+from attar.stages.artifact import ArtifactRaceSettings
+from attar.stages.friendly_settings import FriendlySettings
+from attar.stages.prompt_dropout import PromptDropoutSettings
 from attar.stages.schedule import TrainSettings
 from attar.students.settings import Build, ModelSettings
 from attar.teachers.endpoint_settings import EndpointSettings
@@ -24,7 +28,8 @@ FIXED: dict[type, dict[str, Any]] = {
 
 def _classes() -> list[type[Settings]]:
     own = [getattr(catalog.entry(noun, name), "Settings", None) for noun, name in ENTRIES]
-    return [*(kind for kind in own if kind is not None), PromptSettings, TrainSettings, Build, ModelSettings]
+    others = [SoftSettings, FriendlySettings, PromptDropoutSettings, ArtifactRaceSettings]
+    return [*(kind for kind in own if kind is not None), PromptSettings, TrainSettings, Build, ModelSettings, *others]
 
 
 def _bounds() -> list[tuple[type[Settings], str, Any]]:

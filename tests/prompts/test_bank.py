@@ -24,7 +24,7 @@ def test_every_template_names_the_text_once_and_ends_without_a_space() -> None:
 def test_a_bank_without_labels_is_for_writing() -> None:
     prompts = bank_prompts(PromptSettings(input="review", target="title"), (), chat=True)
     assert prompts[0].words == ()
-    assert any("Write a title for the review." == prompt.instruction for prompt in prompts)
+    assert any(prompt.instruction == "Write a title for the review." for prompt in prompts)
     assert not any("{options}" in prompt.template + prompt.instruction for prompt in prompts)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from attar import catalog
 from attar.core.examples import UNKNOWN, Examples
-from attar.core.prompt import TextPrompt
+from attar.core.prompt import TextPrompt, prompt_tokens
 from attar.core.prompting import Gradient, Ground, Move, Scorer, Standing, Writer
 from attar.errors import AttarError
 from attar.meters.statistics import bootstrap_mean
@@ -122,7 +122,7 @@ def tune_prompt(
     free = bool({"contextual", "domain"} & set(calibrations))
     bench = LabelBench(scorer, texts, judge.columns, free, derive(seed, "domain"))
     pool = _pool(splits["train"], [int(label) for label in splits["train"].labels])
-    ground = _Grounds(settings, aids, seed, work, pool, tuple(labels), tuple(variants), scorer.tokens)
+    ground = _Grounds(settings, _kept(aids, work), seed, pool, tuple(labels), tuple(variants), scorer.tokens)
     return _search(start, judge, bench, settings, ground, (validation, places, work, seed))
 
 
@@ -163,7 +163,7 @@ def tune_writing(
     bench = WritingBench(pen, texts, wanted, max_new_tokens)
     train = splits["train"]
     pool = _pool(train, list(train.targets) if train.targets is not None else [""] * len(train))
-    ground = _Grounds(settings, aids, seed, work, pool, (), (), _counter(aids.tokenizer))
+    ground = _Grounds(settings, _kept(aids, work), seed, pool, (), (), _counter(aids.tokenizer))
     start = _start(settings, (), aids.tokenizer)
     return _search(start, judge, bench, settings, ground, (validation, places, work, seed))
 
@@ -197,42 +197,39 @@ def _search(
     return Tuned(outcome.kept, search.own, validation.keys[order], scores, facts)
 
 
+@dataclass(frozen=True)
 class _Grounds:
     """Give each move what it works with; its random numbers depend on the search's seed and the call's name alone."""
 
-    def __init__(
-        self,
-        settings: PromptSettings,
-        aids: Aids,
-        seed: int,
-        work: Path,
-        pool: tuple[tuple[str, int | str], ...],
-        labels: tuple[str, ...],
-        words: tuple[tuple[str, ...], ...],
-        tokens: Callable[[TextPrompt], int],
-    ) -> None:
-        self.tokens = tokens
-        self.pool = pool
-        self.aids = aids
-        self._settings, self._seed, self._labels, self._words = settings, seed, labels, words
-        self._writer = None if aids.writer is None else KeptWriter(aids.writer, work)
+    settings: PromptSettings
+    aids: Aids
+    seed: int
+    pool: tuple[tuple[str, int | str], ...]
+    labels: tuple[str, ...]
+    words: tuple[tuple[str, ...], ...]
+    tokens: Callable[[TextPrompt], int]
 
     def __call__(self, standings: tuple[Standing, ...], call: str) -> Ground:
         """Return the ground of one call."""
         return Ground(
             standings,
-            np.random.Generator(np.random.PCG64(derive(self._seed, "move", call))),
+            np.random.Generator(np.random.PCG64(derive(self.seed, "move", call))),
             self.pool,
-            self._labels,
-            self._words,
+            self.labels,
+            self.words,
             self.aids.task,
             self.tokens,
-            self._settings.prompt_tokens,
-            self._settings.demonstrations,
-            self._writer,
+            self.settings.prompt_tokens,
+            self.settings.demonstrations,
+            self.aids.writer,
             self.aids.gradient,
             self.aids.tokenizer,
         )
+
+
+def _kept(aids: Aids, work: Path) -> Aids:
+    """Return the same aids, with what is written kept in the work folder."""
+    return aids if aids.writer is None else replace(aids, writer=KeptWriter(aids.writer, work))
 
 
 def _start(settings: PromptSettings, labels: Sequence[str], tokenizer: Any) -> list[TextPrompt]:
@@ -288,8 +285,6 @@ def _pool(train: Examples, answers: Sequence[int | str]) -> tuple[tuple[str, int
 
 
 def _counter(tokenizer: Any) -> Callable[[TextPrompt], int]:
-    from attar.core.prompt import prompt_tokens
-
     return lambda prompt: prompt_tokens(tokenizer, prompt)
 
 

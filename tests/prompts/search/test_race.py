@@ -50,9 +50,7 @@ class Exclaim:
 
     def __call__(self, ground: Ground, count: int) -> list[Child]:
         best = [standing.prompt for standing in ground.standings[:count]]
-        return [
-            Child(replace(p, template="d!" + p.template[1:], name=f"{p.name}!"), (p.name,), "marked") for p in best
-        ]
+        return [Child(replace(p, template="d!" + p.template[1:], name=f"{p.name}!"), (p.name,), "marked") for p in best]
 
 
 def _search(

@@ -5,8 +5,8 @@
 SmolLM2-135M on clothing reviews and Reuters R8 (two seeds) and on titles of reviews (one seed). Every contender gets
 the same training and validation examples and the same words for the labels, and is judged on the same test examples,
 which no search saw, answering in its own way. The peers ask a llama.cpp server that serves the same weights with its
-prompt cache, and get 900 seconds a run. Each PYTHON is the interpreter of an environment that has the peer. Every run is kept
-in FOLDER, so a killed benchmark goes on, and one with a part of the peers can be completed later.
+prompt cache, and get 900 seconds a run. Each PYTHON is the interpreter of an environment that has the peer. Every run
+is kept in FOLDER, so a killed benchmark goes on, and one with a part of the peers can be completed later.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Serve a GGUF model by llama.cpp's server on this machine as long as a benchmark needs it.
 
-The server is the program ``llama-server``, which answers several requests at a time, keeps the beginnings of prompts and
+The server is the program ``llama-server``: it answers several requests at a time, keeps the beginnings of prompts and
 holds answers to a JSON schema. The Python package's server cannot do the last, which DSPy asks for, but its source
 distribution holds the whole of llama.cpp:
 
@@ -61,7 +61,7 @@ def command(program: Path, model: Path, port: int, threads: int) -> list[str]:
 def answers(url: str) -> bool:
     """Tell whether a server has loaded its model and answers."""
     try:
-        with urllib.request.urlopen(f"{url}/models", timeout=2) as response:
+        with urllib.request.urlopen(f"{url.removesuffix('/v1')}/health", timeout=2) as response:
             return bool(response.status == 200)
     except OSError:  # refused, too slow, or still loading
         return False

@@ -251,8 +251,11 @@ def search_capo(job: Job, start: Start) -> None:
         """Keep the best prompt of a race too, as long as no step is over."""
         result = evaluate(prompts, *args, **kwargs)
         if not optimizer.scores:
-            best = max(range(len(prompts)), key=lambda i: result.agg_scores[i])
-            keep(prompts[best], result.agg_scores[best])
+            known = evaluate(
+                prompts, predictor, eval_strategy="evaluated"
+            ).agg_scores  # over all blocks, from its cache
+            best = max(range(len(prompts)), key=lambda i: known[i])
+            keep(prompts[best], known[best])
         return result
 
     task.evaluate = watched
@@ -353,6 +356,7 @@ def search_mipro(job: Job, start: Start) -> None:
     dspy, teleprompt = library("dspy"), library("dspy.teleprompt.mipro_optimizer_v2")
     asked = library("dspy.clients.base_lm").GLOBAL_HISTORY
     record, choice = Record(job, lambda: sum(not entry.get("cache_hit") for entry in asked)), Choice()
+    _ = dspy.settings.lm.supported_params  # imports litellm, seconds that are not the search's
 
     def metric(example: Any, prediction: Any, trace: Any = None) -> float:
         return score(job, prediction.answer or "", example.answer)

@@ -97,7 +97,7 @@ def figures(summary: Mapping[str, Any], seconds: float, peak: tuple[int, int]) -
         "student_over_control_low": summary["verdict"]["low"],
         "student_over_control_high": summary["verdict"]["high"],
     }
-    if summary["prompt"]:
+    if "teacher" in (summary["prompt"] or {}):
         found["teacher_own_prompt_accuracy"] = summary["prompt"]["teacher"]["before"]["quality"]["value"]
     return found
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("BEATS", "NO BEATS", "INCONCLUSIVE")
 CUT = (
     *("data.train=128", "data.validation=64", "data.test=100", "distill.epochs=1", "prompt.teacher.block=16"),
+    *("prompt.teacher.generations=1", "prompt.teacher.children=4"),
     *("measure.texts=10", "measure.warmup=2", "measure.own_prompt_examples=40", "measure.resamples=1000"),
     "measure.agreement=0.7",  # four steps leave the student near the middle, where int8 turns answers over
 )

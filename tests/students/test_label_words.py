@@ -20,7 +20,8 @@ from attar.prompts.scoring import LabelWordScorer
 from attar.stages.distill import Origin
 from attar.students import folder
 from attar.students.bias import apply_bias
-from attar.students.label_words import SPARE, LabelWordClassifier
+from attar.students.label_word_classifier import LabelWordClassifier
+from attar.students.label_words import SPARE
 from attar.students.settings import LayerChoice, ModelSettings
 from attar.tasks.text_classification import TextClassification
 

@@ -71,13 +71,14 @@ def _damage_mistakes(recipe: Recipe, where: str, settings: ModelSettings) -> Ite
     choice = settings.by_damage
     if choice is None:
         return
-    if not settings.from_teacher and kind_of(settings) != "transformers":
+    reads = settings.answers_by == "label_words"  # its head is the language model's own
+    if not settings.from_teacher and kind_of(settings) not in ("transformers", "label_words"):
         yield Mistake(f"{where}.layers", "by damage is for models of transformers, which have a stack of layers.")
     elif not settings.pretrained:
         yield Mistake(
             f"{where}.layers", "by damage needs pretrained weights: layers that know nothing do none. Give a number."
         )
-    elif choice.measure in ("kl", "loss") and not (settings.from_teacher or recipe.writes):
+    elif choice.measure in ("kl", "loss") and not (settings.from_teacher or recipe.writes or reads):
         yield Mistake(
             f"{where}.layers.measure",
             f"{choice.measure} needs a head that knows the task, and this model's is new. Use influence, or start "

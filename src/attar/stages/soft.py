@@ -10,8 +10,8 @@ from attar.core.nouns import Model
 from attar.core.prompt import TextPrompt
 from attar.errors import AttarError
 from attar.objectives.learned import features_of
-from attar.prompts.kinds.make import FACT, add_prompt
-from attar.prompts.kinds.settings import TEXT, SoftSettings
+from attar.prompts.kinds.make import add_prompt
+from attar.prompts.kinds.settings import FACT, TEXT, SoftSettings
 from attar.stages.distill import train_model
 from attar.stages.lesson import Lesson
 from attar.stages.schedule import TrainSettings

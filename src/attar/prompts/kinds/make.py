@@ -12,7 +12,7 @@ from attar.errors import AttarError
 from attar.prompts.kinds.patch import PatchPrompt
 from attar.prompts.kinds.pixel import PixelPrompt
 from attar.prompts.kinds.prefix import PrefixPrompt
-from attar.prompts.kinds.settings import TEXT, SoftSettings
+from attar.prompts.kinds.settings import FACT, TEXT, SoftSettings
 from attar.prompts.kinds.soft import SoftPrompt
 from attar.prompts.kinds.text import PromptedText, language_of
 from attar.prompts.kinds.wrapper import PromptedModule
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import torch
 
 KINDS: dict[str, Any] = {kind.name: kind for kind in (SoftPrompt, PrefixPrompt, PixelPrompt, PatchPrompt)}
-FACT = "soft"
-"""The fact that tells a prompted model's prompt, and what it is around."""
 
 
 def add_prompt(model: Model, settings: SoftSettings, written: TextPrompt | None = None) -> Model:

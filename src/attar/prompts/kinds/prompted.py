@@ -11,10 +11,9 @@ from typing import Any
 from attar import catalog
 from attar.core.nouns import Model
 from attar.errors import AttarError
-from attar.prompts.kinds.make import FACT, wrap
-from attar.prompts.kinds.settings import SoftSettings
-from attar.prompts.kinds.text import PromptedText
+from attar.prompts.kinds.settings import FACT, SoftSettings
 
+# what is a subclass of torch's is imported where it is used: what `attar check` imports must not need torch
 FILE = "prompt.safetensors"
 
 
@@ -33,6 +32,8 @@ class PromptedStudent:
         """Write the frozen model as its own kind does, and ``prompt.safetensors``."""
         from safetensors.torch import save_file
 
+        from attar.prompts.kinds.text import PromptedText
+
         module: Any = model.module
         own = replace(model, kind=model.facts[FACT]["base"], facts=_own(model.facts))
         with module.bare() if isinstance(module, PromptedText) else nullcontext(module.base) as base:
@@ -42,6 +43,8 @@ class PromptedStudent:
     def load(self, folder: Path, facts: dict[str, Any]) -> Model:
         """Read the model that `save` wrote."""
         from safetensors.torch import load_file
+
+        from attar.prompts.kinds.make import wrap
 
         own = catalog.entry("student", facts[FACT]["base"])().load(folder, _own(facts))
         settings = SoftSettings(**{name: facts[FACT][name] for name in SoftSettings.model_fields})

@@ -10,6 +10,8 @@ from attar.settings import Settings
 
 Kind = Literal["soft", "prefix", "pixel", "patch"]
 TEXT: tuple[Kind, ...] = ("soft", "prefix")
+FACT = "soft"
+"""The fact that tells a prompted model's prompt, and what it is around."""
 
 
 class SoftSettings(Settings):

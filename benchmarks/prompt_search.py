@@ -245,6 +245,8 @@ def main() -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(json.dumps(results, indent=1, ensure_ascii=False))
                 print(part, {k: results[part].get(k) for k in ("test_accuracy", "seconds")}, flush=True)
+    if options.parts:  # a try, or one part of many: the result is written when all is asked for
+        return
     conditions = {
         "model": "SmolLM2-135M-Instruct: its Q4_1 weights in bfloat16 (attar, bank), as they are in llama.cpp (peers)",
         "sizes": {name: list(size) for name, size in SIZES.items()},

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from attar.core.prompt import TextPrompt
+from attar.pipeline.recipe import Recipe
 from attar.pipeline.summary import _prompt, _record
 from attar.store.artifacts import Artifact
 
@@ -38,8 +39,27 @@ def _searched(used: TextPrompt, own_prompt: Any = None, **facts: Any) -> Any:
     known = {"criterion": "accuracy", "why": "it", "gain": None, "spent": {"tokens": 5.0}, "left_out": {}}
     card = {"own": OWN.to_json(), "prompt": used.to_json()}
     card["facts"] = {**known, "tried": tried, "kept": used != OWN, **facts}
-    done = {"prompt": Artifact("key", "prompt", Path(), {}, card)}
-    return _prompt(done, {"models": [{"name": "teacher", "quality": {"value": 0.9}}], "own_prompt": own_prompt})
+    measured = {"models": [{"name": "teacher", "quality": {"value": 0.9}}], "own_prompt": own_prompt}
+    return _prompt(_recipe("text-classification", "head"), _done(card), measured)
+
+
+def _done(card: dict[str, Any], **exported: Any) -> dict[str, Artifact]:
+    return {
+        "prompt": Artifact("key", "prompt", Path(), {}, card),
+        "export": Artifact("key", "export", Path(), {}, exported),
+    }
+
+
+def _recipe(task: str, answers_by: str) -> Recipe:
+    told = {"target": "title"} if task == "text-generation" else {"label": "mood"}
+    return Recipe.model_validate(
+        {
+            "task": task,
+            "data": {"source": "t.csv", "text": "text", **told},
+            "teacher": {"model": "m"},
+            "student": {"model": "s", "answers_by": answers_by},
+        }
+    )
 
 
 def test_the_prompt_used_stands_beside_the_recipes_own_with_what_changed() -> None:
@@ -69,11 +89,31 @@ def test_an_own_prompt_that_was_not_measured_has_no_quality() -> None:
     assert _searched(WON)["teacher"]["before"]["quality"] is None
 
 
-@pytest.mark.parametrize(("words", "kept"), [(("sad", "glad"), False), ((), True)])
-def test_a_student_that_writes_reads_the_recipes_prompt(words: tuple[str, ...], kept: bool) -> None:
-    card = {"own": TextPrompt("{text}", words).to_json(), "prompt": TextPrompt("{text}", words).to_json()}
+@pytest.mark.parametrize(
+    ("task", "answers_by", "kept"),
+    [
+        ("text-classification", "head", False),
+        ("text-classification", "label_words", False),
+        ("text-generation", "head", True),
+    ],
+)
+def test_a_student_that_writes_reads_the_recipes_prompt(task: str, answers_by: str, kept: bool) -> None:
+    card = {"own": OWN.to_json(), "prompt": OWN.to_json()}
     card["facts"] = dict.fromkeys(("criterion", "why", "kept", "gain", "spent", "left_out")) | {"tried": []}
-    done = {"prompt": Artifact("key", "prompt", Path(), {}, card)}
-    found = _prompt(done, {"models": [{"name": "teacher", "quality": None}], "own_prompt": None})
+    measured = {"models": [{"name": "teacher", "quality": None}], "own_prompt": None}
+    found = _prompt(_recipe(task, answers_by), _done(card), measured)
     assert found is not None
     assert found["student"]["kept"] is kept
+
+
+def test_what_was_raced_on_the_bundle_is_told() -> None:
+    card = {"own": OWN.to_json(), "prompt": OWN.to_json()}
+    card["facts"] = dict.fromkeys(("criterion", "why", "kept", "gain", "spent", "left_out")) | {"tried": []}
+    raced = {"kept": True, "name": "soft", "why": "it gains"}
+    measured = {"models": [{"name": "teacher", "quality": None}], "own_prompt": None}
+    recipe = _recipe("text-classification", "label_words")
+    found = _prompt(recipe, _done(card, prompt=raced), measured)
+    assert found is not None
+    assert found["student"] == raced
+    alone = {"export": Artifact("key", "export", Path(), {}, {"prompt": raced})}
+    assert _prompt(recipe, alone, measured) == {"student": raced}

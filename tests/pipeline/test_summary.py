@@ -40,10 +40,10 @@ def _searched(used: TextPrompt, own_prompt: Any = None, **facts: Any) -> Any:
     card = {"own": OWN.to_json(), "prompt": used.to_json()}
     card["facts"] = {**known, "tried": tried, "kept": used != OWN, **facts}
     measured = {"models": [{"name": "teacher", "quality": {"value": 0.9}}], "own_prompt": own_prompt}
-    return _prompt(_recipe("text-classification", "head"), _done(card), measured)
+    return _prompt(_recipe("text-classification", "head"), _found(card), measured)
 
 
-def _done(card: dict[str, Any], **exported: Any) -> dict[str, Artifact]:
+def _found(card: dict[str, Any], **exported: Any) -> dict[str, Artifact]:
     return {
         "prompt": Artifact("key", "prompt", Path(), {}, card),
         "export": Artifact("key", "export", Path(), {}, exported),
@@ -101,7 +101,7 @@ def test_a_student_that_writes_reads_the_recipes_prompt(task: str, answers_by: s
     card = {"own": OWN.to_json(), "prompt": OWN.to_json()}
     card["facts"] = dict.fromkeys(("criterion", "why", "kept", "gain", "spent", "left_out")) | {"tried": []}
     measured = {"models": [{"name": "teacher", "quality": None}], "own_prompt": None}
-    found = _prompt(_recipe(task, answers_by), _done(card), measured)
+    found = _prompt(_recipe(task, answers_by), _found(card), measured)
     assert found is not None
     assert found["student"]["kept"] is kept
 
@@ -112,7 +112,7 @@ def test_what_was_raced_on_the_bundle_is_told() -> None:
     raced = {"kept": True, "name": "soft", "why": "it gains"}
     measured = {"models": [{"name": "teacher", "quality": None}], "own_prompt": None}
     recipe = _recipe("text-classification", "label_words")
-    found = _prompt(recipe, _done(card, prompt=raced), measured)
+    found = _prompt(recipe, _found(card, prompt=raced), measured)
     assert found is not None
     assert found["student"] == raced
     alone = {"export": Artifact("key", "export", Path(), {}, {"prompt": raced})}

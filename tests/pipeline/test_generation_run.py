@@ -217,7 +217,7 @@ def test_the_write_stage_has_a_forecast_that_grows_with_the_samples(home: Path) 
             "needs an objective that listens to the teacher",
         ),
         ({"distill.on_policy": {}, "distill.generations": 2}, "distill.on_policy", "one teacher and one student"),
-        ({"prompt.teacher.search": "none"}, "prompt.teacher.search", "text-generation has one prompt"),
+        ({"prompt.teacher.search": "none"}, "prompt.teacher.search", "reads the recipe's own prompt"),
         ({"prompt.teacher.max_tokens": 99}, "prompt.teacher.max_tokens", "does nothing here"),
         ({"prompt.teacher.words": {"a": "b"}}, "prompt.teacher.words", "does nothing here"),
     ],

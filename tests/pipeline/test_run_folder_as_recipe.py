@@ -80,6 +80,8 @@ def _models(kind: Any) -> Iterator[type[BaseModel]]:
 def test_every_key_whose_null_is_not_its_default_keeps_it(path: str) -> None:
     *parents, last = path.split(".")
     body: dict[str, Any] = {**SERVED, "teacher": {"endpoint": dict(SERVED["teacher"]["endpoint"])}}
+    if "writer" in parents:
+        body["prompt"] = {"writer": {"endpoint": {**SERVED["teacher"]["endpoint"], "mode": "text"}}}
     place = body
     for parent in parents:
         place = place.setdefault(parent, {})

@@ -17,6 +17,7 @@ import multiprocessing
 import os
 import random
 import re
+import threading
 import time
 import traceback
 from collections import Counter, defaultdict
@@ -30,8 +31,9 @@ from typing import Any, Literal
 Rows = Sequence[Sequence[str]]
 BATCH = 40  # test examples between two writes of the result
 LABEL_TOKENS, TEXT_TOKENS, WRAPPING_TOKENS = 16, 24, 24  # of an answer; of the tags or JSON that a peer puts around it
-PROPOSAL_TOKENS = 400  # of a proposed instruction; a small model that does not stop would write thousands
+PROPOSAL_TOKENS = 256  # of a proposed instruction; a small model that does not stop would write thousands
 START_SECONDS = 300  # within which the child must have imported its library
+SAVE_SECONDS = 5
 FORGIVING = 10**6  # answers that cannot be parsed are wrong answers; DSPy would stop at the tenth
 
 
@@ -116,7 +118,11 @@ class Errors(logging.Handler):
 
     def lines(self) -> list[str]:
         """Return the most frequent errors, each with its count."""
-        return [f"{count} x {what}" for what, count in self.counts.most_common(20)]
+        self.acquire()  # other threads log
+        try:
+            return [f"{count} x {what}" for what, count in self.counts.most_common(20)]
+        finally:
+            self.release()
 
 
 class Record:
@@ -129,22 +135,35 @@ class Record:
 
     def __init__(self, job: Job, calls: Callable[[], int]) -> None:
         self.job, self.calls, self.errors = job, calls, Errors()
-        self.begin = time.monotonic()
+        self.begin, self.finished, self.lock = time.monotonic(), False, threading.Lock()
         name = {"capo": "promptolution", "mipro": "dspy"}[job.peer]
         logging.getLogger(name).addHandler(self.errors)
-        self.result: dict[str, Any] = {"peer": job.peer, "version": version(name), "curve": [], "finished": False}
+        self.result: dict[str, Any] = {"peer": job.peer, "version": version(name), "curve": []}
 
     def keep(self, answer: Any, prompt: str, dev: float | None = None) -> None:
         """Keep a prompt, as the peer's data and as text, and its score on the development set, 0 to 1."""
-        self.result |= {"answer": answer, "prompt": prompt}
-        if dev is not None:
-            self.result["curve"].append([round(time.monotonic() - self.begin, 2), round(float(dev), 4)])
+        with self.lock:
+            self.result |= {"answer": answer, "prompt": prompt}
+            if dev is not None:
+                self.result["curve"].append([round(time.monotonic() - self.begin, 2), round(float(dev), 4)])
         self.save()
 
     def save(self) -> None:
         """Write what is known."""
-        self.result |= {"calls": self.calls(), "errors": self.errors.lines()}
-        write(self.job.out, self.result)
+        with self.lock:
+            self.result |= {"calls": self.calls(), "errors": self.errors.lines(), "finished": self.finished}
+            write(self.job.out, self.result)
+
+    def start(self) -> None:
+        """Begin to count seconds, and save now and then, for calls and errors come between two prompts too."""
+
+        def again() -> None:
+            while True:
+                time.sleep(SAVE_SECONDS)
+                self.save()
+
+        self.begin = time.monotonic()
+        threading.Thread(target=again, daemon=True).start()
 
 
 Start = Callable[[Record], None]
@@ -415,19 +434,21 @@ def search(job: Job, started: Any) -> None:
 
     def start(record: Record) -> None:
         records.append(record)
-        record.begin = time.monotonic()
+        record.start()
         started.set()
 
+    failed = False
     try:
         PEERS[job.peer][0](job, start)
     except Exception:
         if not records:
             raise
+        failed = True
         records[0].errors.counts[traceback.format_exc()[-600:]] += 1
     record = records[0]
     # promptolution ends a search at an error, which it only logs
-    ended = ("Traceback", "promptolution.optimizers.base_optimizer")
-    record.result["finished"] = not any(word in line for word in ended for line in record.errors.lines())
+    logged = any("promptolution.optimizers.base_optimizer" in line for line in record.errors.lines())
+    record.finished = not failed and not logged
     record.save()
 
 

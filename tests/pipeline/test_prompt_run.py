@@ -166,3 +166,11 @@ def test_a_student_with_a_head_cannot_write_titles_by_label_words(home: Path, sh
     with pytest.raises(RecipeError) as caught:
         api.check(home / "wrong.yaml")
     assert any(mistake.where == "student.answers_by" for mistake in caught.value.mistakes)
+
+
+def test_a_writer_of_its_own_that_writes_nonsense_is_a_clean_answer(run: Run) -> None:
+    search = {"prompt.teacher.search": ["bank", "instructions"], "prompt.student.race": []}
+    summary = run("writer", _labels(), **search, **{"prompt.writer": {"model": "model"}})
+    teacher = summary["prompt"]["teacher"]
+    assert teacher["left_out"] == {}
+    assert teacher["why"]

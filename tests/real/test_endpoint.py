@@ -117,7 +117,7 @@ def scorer(peer: Peer, tmp_path_factory: pytest.TempPathFactory) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from attar.prompts.scoring import LabelWordScorer
+    from attar.prompts.scoring.label_words import LabelWordScorer
     from attar.sources.gguf_file import as_folder
 
     folder = tmp_path_factory.mktemp("weights") / "folder"

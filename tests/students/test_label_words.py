@@ -16,7 +16,7 @@ from attar.core.examples import Examples
 from attar.core.nouns import Model
 from attar.core.prompt import TextPrompt, prompt_tokens
 from attar.errors import AttarError
-from attar.prompts.scoring import LabelWordScorer
+from attar.prompts.scoring.label_words import LabelWordScorer
 from attar.stages.distill import Origin
 from attar.students import folder
 from attar.students.bias import apply_bias

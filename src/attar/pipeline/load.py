@@ -209,12 +209,13 @@ def _chosen_mistakes(raw: Mapping[str, Any]) -> Iterator[Mistake]:
 
 
 def _moves_named(raw: Mapping[str, Any]) -> Any:
-    """Return the moves of the teacher's prompt; `none` and `bank` are no moves, and take no settings."""
+    """Return the moves of the teacher's prompt; other names (`none`, `bank`, a wrong one) are the schema's to judge."""
     prompt = raw.get("prompt")
     teacher = prompt.get("teacher") if isinstance(prompt, Mapping) else None
     named = teacher.get("search", ()) if isinstance(teacher, Mapping) else ()
     rows = [named] if isinstance(named, (str, Mapping)) else named if isinstance(named, (list, tuple)) else []
-    return [() if row in ("none", "bank", {"use": "bank"}) else row for row in rows]
+    known = catalog.table("move")
+    return [row if (row.get("use") if isinstance(row, Mapping) else row) in known else () for row in rows]
 
 
 def _codec_named(record: Any, raw: Mapping[str, Any]) -> Any:

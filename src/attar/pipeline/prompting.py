@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from attar import catalog
 from attar.core.examples import DataSet, Examples
@@ -20,6 +20,7 @@ from attar.stages.tune import Aids, Tuned, tune_prompt, tune_writing
 torch = lazy("torch")
 
 SEEN = ("train", "validation")
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def find_prompt(recipe: Recipe, found: DataSet, weights: Path | None, work: Path, cache: Path, base: Path) -> Tuned:
@@ -44,7 +45,7 @@ def find_prompt(recipe: Recipe, found: DataSet, weights: Path | None, work: Path
     aids = Aids(
         tokenizer,
         None,
-        _writer(recipe, (model, tokenizer), cache, base),
+        _writer(recipe, (model, tokenizer), work, (cache, base)),
         _gradient(recipe, model, tokenizer),
         task_sentence(recipe, found.labels),
     )
@@ -69,12 +70,15 @@ def task_sentence(recipe: Recipe, labels: Sequence[str]) -> str:
 
 def prompted_model(recipe: Recipe, weights: Path) -> tuple[Any, Any]:
     """Return the language model of the teacher, on its device and in its precision, with its tokenizer."""
+    return _on_device(recipe, weights, recipe.teacher.precision, recipe.teacher.trust_remote_code)
+
+
+def _on_device(recipe: Recipe, weights: Path, precision: Precision, trusted: bool) -> tuple[Any, Any]:
     from attar.students.causal import language_model
 
     device = choose_device(recipe.device)
     torch.set_num_threads(threads())
-    dtype = choose_precision(recipe.teacher.precision, device)
-    model, tokenizer = language_model(weights, dtype, recipe.teacher.trust_remote_code)
+    model, tokenizer = language_model(weights, choose_precision(precision, device), trusted)
     return model.to(device), tokenizer
 
 
@@ -88,7 +92,7 @@ def _served(
     from attar.teachers.endpoint_scorer import EndpointScorer
 
     teacher = served_teacher(recipe, labels, places[0])
-    aids = Aids(writer=_writer(recipe, None, *places), task=task_sentence(recipe, labels))
+    aids = Aids(writer=_writer(recipe, None, work, places), task=task_sentence(recipe, labels))
     scorer = EndpointScorer(teacher)
     return tune_prompt(scorer, recipe.prompt.teacher, labels, splits, work, derive(recipe.seed, "prompt"), aids)
 
@@ -97,7 +101,7 @@ def _moves(recipe: Recipe, need: str) -> bool:
     return any(need in catalog.entry("move", move.use).needs for move in recipe.prompt.teacher.moves)
 
 
-def _writer(recipe: Recipe, own: tuple[Any, Any] | None, cache: Path, base: Path) -> Writer | None:
+def _writer(recipe: Recipe, own: tuple[Any, Any] | None, work: Path, places: tuple[Path, Path]) -> Writer | None:
     """Return who writes new prompts, if a move needs it: the recipe's writer, else the teacher itself."""
     if not _moves(recipe, "writer"):
         return None
@@ -105,21 +109,20 @@ def _writer(recipe: Recipe, own: tuple[Any, Any] | None, cache: Path, base: Path
     if wanted is not None and wanted.endpoint is not None:
         from attar.teachers.endpoint_writer import EndpointWriter
 
-        return EndpointWriter(wanted.endpoint, ledger_path(wanted.endpoint, cache))
+        return EndpointWriter(wanted.endpoint, ledger_path(wanted.endpoint, places[0]))
     from attar.prompts.writing.local import LocalWriter
 
     if wanted is not None:
-        own = _loaded(wanted, cache, base)
+        own = _loaded(recipe, wanted, work / "writer", places)
     return None if own is None else LocalWriter(*own)
 
 
-def _loaded(wanted: WriterSettings, cache: Path, base: Path) -> tuple[Any, Any]:
-    from attar.students.causal import language_model
-
-    weights = assets.fetch_weights(wanted, base, cache)
-    if weights is None:
+def _loaded(recipe: Recipe, wanted: WriterSettings, folder: Path, places: tuple[Path, Path]) -> tuple[Any, Any]:
+    cache, base = places
+    found = assets.fetch_weights(wanted, base, cache)
+    if found is None:
         raise ValueError("a writer that is no server has weights")
-    return language_model(weights, choose_precision("auto", choose_device("auto")))
+    return _on_device(recipe, assets.unpacked(found, folder), "auto", wanted.trust_remote_code)
 
 
 def _gradient(recipe: Recipe, model: Any, tokenizer: Any) -> Any:

@@ -151,21 +151,13 @@ def _origin(desk: Desk, settings: Any, found: DataSet) -> Origin:
         weights = desk.inputs["weights"].folder
     else:
         weights = assets.fetch_weights(settings, desk.base, desk.cache)
-        if weights is not None and weights.suffix == ".gguf":
-            weights = _unpacked(weights, desk.work / "weights")
+        if weights is not None:
+            weights = assets.unpacked(weights, desk.work / "weights")
     names, task = (found.labels, tuple(int(n) for n in shape)), assets.task(desk.recipe.task)
     facts = _writing_facts(desk.recipe) | student_prompts.student_facts(desk.recipe, settings, found.labels)
     if "prompt" in desk.inputs and settings is desk.recipe.teacher:
         facts |= {"prompt": tune.load(desk.inputs["prompt"].folder).prompt.to_json()}
     return Origin(settings, weights, *names, facts, task, found.split("train"))
-
-
-def _unpacked(weights: Path, folder: Path) -> Path:
-    """Return a GGUF file's model as a folder, made once."""
-    if not (folder / "config.json").is_file():
-        remove(folder)
-        weight_files.as_folder(weights, folder)
-    return folder
 
 
 def _writing_facts(recipe: Recipe) -> dict[str, Any]:

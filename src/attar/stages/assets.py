@@ -17,6 +17,7 @@ from attar.objectives.ramp import Ramp, Scheduled
 from attar.objectives.ramp import Term as RampedTerm
 from attar.objectives.weighted import WeightedSum
 from attar.sources import reference, weights
+from attar.store.files import remove
 from attar.students.folder import kind_of
 from attar.students.settings import ModelSettings
 from attar.teachers.codecs.base import Codec
@@ -40,6 +41,16 @@ def fetch_weights(settings: ModelSettings, base: Path, cache: Path) -> Path | No
     found = reference.fetch(reference.parse(settings.model, base), settings.sha256, cache)
     weights.check_weights(found)
     return found
+
+
+def unpacked(found: Path, folder: Path) -> Path:
+    """Return weights as a folder: those of a GGUF file are unpacked into ``folder``, once."""
+    if found.suffix != ".gguf":
+        return found
+    if not (folder / "config.json").is_file():
+        remove(folder)
+        weights.as_folder(found, folder)
+    return folder
 
 
 def objective_of(terms: Sequence[tuple[float | Ramp, str, Mapping[str, Any]]]) -> Objective:

@@ -107,7 +107,7 @@ class PromptRunner:
         import torch
 
         from attar.core.prompt import TextPrompt
-        from attar.prompts.scoring import LabelWordScorer
+        from attar.prompts.scoring.label_words import LabelWordScorer
         from attar.students.causal import language_model
 
         torch.set_num_threads(spec["threads"])

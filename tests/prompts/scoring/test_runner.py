@@ -7,7 +7,8 @@ import pytest
 import torch
 from tests.prompts.scoring.tiny import SIBLINGS, TEXTS, plain_log_p, plain_word_scores, tiny
 
-from attar.prompts.scoring import LabelWordScorer, shared_attention
+from attar.prompts.scoring import shared_attention
+from attar.prompts.scoring.label_words import LabelWordScorer
 from attar.prompts.scoring.runner import PrefixRunner, own_layers, possible_ways
 from attar.prompts.scoring.writing import WritingScorer
 

@@ -125,7 +125,7 @@ def test_moves_make_better_prompts_and_the_table_says_where_from() -> None:
 
 
 def test_equal_prompts_are_no_gain_and_the_own_one_is_kept() -> None:
-    same = [replace(_prompt("a"), name=f"a{i}", template=f"a: {{text}} is{' ' * 0}{'.' * i}") for i in range(6)]
+    same = [replace(_prompt("a"), name=f"a{i}", template=f"a: {{text}} is{'.' * i}") for i in range(6)]
     search = _search(same)
     fixed = _scores(_prompt("a"))
     while (ask := search.ask()) is not None:
@@ -162,8 +162,13 @@ def test_the_same_scores_told_again_lead_to_the_same_place() -> None:
 
 def test_without_gold_the_surest_and_most_varied_answers_win() -> None:
     search = _search(gold=np.full(COUNT, UNKNOWN))
-    _run(search, tilt=0.0)
+    said = np.eye(2)[GOLD]
+    while (ask := search.ask()) is not None:
+        first, last = ((RACE if ask.split == "held out" else 0) + place for place in (ask.first, ask.last))
+        sure = {"c": 3.0}
+        search.tell(ask, [said[first:last] * sure.get(p.template[0], 0.5) for p in ask.prompts])
     assert search.judge.criterion == "mutual_information"
+    assert search.outcome().kept.name == "c"
 
 
 def test_a_budget_of_nothing_keeps_the_own_prompt_and_asks_nothing() -> None:
@@ -215,13 +220,14 @@ def test_the_recipes_calibration_is_that_of_its_own_prompt() -> None:
 
 
 def test_of_equals_the_shortest_wins() -> None:
-    same = [_prompt("d"), replace(_prompt("d"), template="d: {text} was", name="longer")]
-    search = _search(same[::-1])
-    fixed = _scores(same[0])
+    worse, long, short = _prompt("a"), _prompt("d"), replace(_prompt("d"), template="d: {text}", name="short")
+    search = _search([worse, long, short])
+    search._tokens = lambda prompt: {"a": 9, "d": 50, "short": 3}[prompt.name]
+    fixed = {"a": _scores(worse), "d": _scores(long)}
     while (ask := search.ask()) is not None:
-        start = RACE if ask.split == "held out" else 0
-        search.tell(ask, [fixed[start + ask.first : start + ask.last]] * len(ask.prompts))
-    assert search.outcome().winner.name == "longer"  # it is first here, and first costs nothing
+        first, last = ((RACE if ask.split == "held out" else 0) + place for place in (ask.first, ask.last))
+        search.tell(ask, [fixed[p.template[0]][first:last] for p in ask.prompts])
+    assert search.outcome().winner.name == "short"
 
 
 def test_without_held_out_examples_nothing_is_proven() -> None:

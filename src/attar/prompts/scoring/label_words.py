@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = lazy("torch")
-
-
-def word_ids(tokenizer: Any, words: Sequence[str], chat: bool) -> list[int]:
-    """Return the first token of each word as the model would write it after the prompt."""
-    return [ids[0] for ids in word_tokens(tokenizer, words, chat)]
-
-
-def distinct(tokenizer: Any, words: Sequence[str], chat: bool) -> bool:
-    """Tell whether the words differ in their first token, so that one forward pass can tell them apart."""
-    ids = word_ids(tokenizer, words, chat)
-    return len(set(ids)) == len(ids)
 
 
 class LabelWordScorer(PromptReader):

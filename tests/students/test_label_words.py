@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from attar.core.cache import with_cache
 from attar.core.capture import rows_with_features
 from attar.core.examples import Examples
 from attar.core.nouns import Model
@@ -86,8 +87,10 @@ def test_embeddings_and_keys_before_read_the_same(label_reader: Maker, texts: Ex
         whole = network(ids, mask).logits
         embedded = network(inputs_embeds=network.get_input_embeddings()(ids), attention_mask=mask).logits
         cache = DynamicCache(config=network.config)
-        network.lm.base_model(input_ids=ids[:, :3], past_key_values=cache, use_cache=True)
-        after = network(ids[:, 3:], mask, past_key_values=cache).logits  # the mask covers what stands before, too
+        network.lm.base_model(
+            **with_cache(network.lm.base_model, {"input_ids": ids[:, :3], "cache": cache, "use_cache": True})
+        )
+        after = network(ids[:, 3:], mask, cache=cache).logits  # the mask covers what stands before, too
         unpadded = network(ids[:1, : int(mask[0].sum())]).logits
     assert torch.equal(whole, embedded)
     assert torch.allclose(whole[:1], unpadded, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from attar.core.cache import with_cache
 from attar.core.rows import Head, score_shape
 from attar.optional import lazy
 
@@ -51,7 +52,7 @@ class LabelWordClassifier(torch.nn.Module):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
     ) -> Any:
         """Return an output whose ``logits (batch, labels)`` are the words' scores at the last real token.
 
@@ -60,16 +61,13 @@ class LabelWordClassifier(torch.nn.Module):
             attention_mask: ``(batch, time)`` or longer, where there are keys before: 1 for a token, 0 for padding.
                 None where no row is padded.
             inputs_embeds: ``(batch, time, width)``, instead of ids.
-            past_key_values: keys and values of what stands before, in the library's cache; it grows.
+            cache: keys and values of what stands before, in the library's cache; it grows.
         """
         from transformers.modeling_outputs import SequenceClassifierOutput
 
-        states = self.lm.base_model(
-            input_ids=input_ids,
-            inputs_embeds=inputs_embeds,
-            past_key_values=past_key_values,
-            use_cache=past_key_values is not None,
-        ).last_hidden_state
+        body = self.lm.base_model
+        given = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "cache": cache, "use_cache": cache is not None}
+        states = body(**with_cache(body, given)).last_hidden_state
         hidden = _last(states, attention_mask)
         head = self.lm.get_output_embeddings()
         rows = torch.nn.functional.embedding(self.words, head.weight)

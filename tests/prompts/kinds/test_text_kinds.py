@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from attar.core.cache import cache_name
 from attar.core.examples import Examples
 from attar.core.nouns import Model
 from attar.core.prompt import TextPrompt
@@ -210,7 +211,7 @@ def test_learned_positions_go_on_behind_the_prompt(texts: Examples, tmp_path: Pa
             if kind == "soft":
                 _values(model).copy_(network.transformer.wte.own(head[0]))
             else:
-                kept = network.transformer(head, use_cache=True).past_key_values
+                kept = network.transformer(head, use_cache=True)[cache_name(network)]
                 _values(model).copy_(torch.stack([torch.cat([a.keys, a.values]) for a in kept.layers]))
             assert torch.allclose(model.module(ids).logits, told, atol=1e-4)
             if kind == "soft":
@@ -260,10 +261,10 @@ def test_gradient_checkpointing_does_not_silence_it(kind: str, reader: Callable[
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_stands_before_the_prompt(kind: str, writer: Callable[..., Model]) -> None:
     model, ids = _under(writer(), kind), torch.tensor([[5, 6, 7]])
-    kept = _network(writer()).base_model(ids, use_cache=True).past_key_values
+    kept = _network(writer()).base_model(ids, use_cache=True)[cache_name(_network(writer()))]
     for call in (_network(model), _network(model).base_model):
         with pytest.raises(ValueError, match="begins with its prompt"):
-            call(ids, past_key_values=kept)
+            call(ids, cache=kept)
 
 
 def test_a_longer_prompt_keeps_its_end_and_a_shorter_is_repeated(reader: Callable[..., Model]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from attar.core.cache import cache_name
 from attar.core.nouns import Model
 from attar.core.prompt import TextPrompt, prompt_tokens
 from attar.errors import AttarError
@@ -68,8 +68,7 @@ def _check(model: Model, settings: SoftSettings) -> None:
         raise AttarError(
             f"kind: {settings.kind} does not fit a model that reads {'images' if image else 'texts'}. Set kind: {fits}."
         )
-    takes = inspect.signature(model.module.forward).parameters
-    if settings.kind == "prefix" and "past_key_values" not in takes:
+    if settings.kind == "prefix" and cache_name(model.module) is None:
         raise AttarError(
             f"kind: prefix needs a causal language model, which takes keys and values of what stands before; "
             f"{type(model.module).__name__} takes none. Set kind: soft."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from attar.core.cache import cache_name
 from attar.core.nouns import Model
 from attar.core.prompt import TextPrompt
 from attar.errors import AttarError
@@ -56,7 +57,7 @@ class PrefixPrompt(TextVirtualPrompt):
         device = next(model.module.parameters()).device
         with torch.no_grad():
             body = language_of(model.module).base_model
-            kept = body(input_ids=torch.tensor([ids], device=device), use_cache=True).past_key_values
+            kept = body(input_ids=torch.tensor([ids], device=device), use_cache=True)[str(cache_name(body))]
         parts: list[Any] = [getattr(layer, name, None) for layer in kept.layers for name in ("keys", "values")]
         if any(part is None or part.shape != parts[0].shape or part.shape[2] != len(ids) for part in parts):
             raise AttarError(
@@ -68,7 +69,7 @@ class PrefixPrompt(TextVirtualPrompt):
 
     def inputs(self, ids: torch.Tensor, mask: torch.Tensor | None, dtype: torch.dtype) -> dict[str, Any]:
         """Return the ids without the special tokens in front, and the prefix as a cache."""
-        given: dict[str, Any] = {"input_ids": ids[:, self.first :], "past_key_values": self._cache(ids.shape[0], dtype)}
+        given: dict[str, Any] = {"input_ids": ids[:, self.first :], "cache": self._cache(ids.shape[0], dtype)}
         if mask is not None:
             given["attention_mask"] = torch.cat([mask[:, :1].expand(-1, self.length), mask], dim=1)
         return given
@@ -80,7 +81,7 @@ class PrefixPrompt(TextVirtualPrompt):
     def front(self, ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return ids that fill the places of the prefix, which are never looked up, and the prefix as a cache."""
         places = ids.new_zeros((ids.shape[0], self.first + self.length))
-        return places, {"past_key_values": self._cache(ids.shape[0], dtype)}
+        return places, {"cache": self._cache(ids.shape[0], dtype)}
 
     def _cache(self, rows: int, dtype: torch.dtype) -> Any:
         """Return the prefix for a batch; a new one each time, because the model's own keys are added to it."""

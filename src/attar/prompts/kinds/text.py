@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from attar.core.cache import NAMES, with_cache
 from attar.optional import lazy
 from attar.prompts.kinds.wrapper import PromptedModule, VirtualPrompt
 
@@ -100,7 +101,7 @@ class PromptedText(PromptedModule):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **others: Any
     ) -> Any:
         """Return the frozen model's output for ids ``(batch, time)``, padded on the right."""
-        said = self.base(**self._inputs(input_ids, attention_mask, others))
+        said = self._said(self.base, input_ids, attention_mask, others)
         if said.logits.ndim == 3:  # a score for each token: a model that writes
             said.logits = self.prompt.cut(said.logits)
         return said
@@ -111,14 +112,14 @@ class PromptedText(PromptedModule):
         return self._body
 
     def _body(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **others: Any) -> Any:
-        said = language_of(self.base).base_model(**self._inputs(input_ids, attention_mask, others))
+        said = self._said(language_of(self.base).base_model, input_ids, attention_mask, others)
         said.last_hidden_state = self.prompt.cut(said.last_hidden_state)
         return said
 
-    def _inputs(self, ids: torch.Tensor, mask: torch.Tensor | None, others: dict[str, Any]) -> dict[str, Any]:
-        if others.get("past_key_values") is not None:
+    def _said(self, module: Any, ids: torch.Tensor, mask: torch.Tensor | None, others: dict[str, Any]) -> Any:
+        if any(others.get(name) is not None for name in NAMES):
             raise ValueError("a prompted model begins with its prompt: nothing can stand before it, as a cache would")
-        return {**others, **self.prompt.inputs(ids, mask, self._dtype)}
+        return module(**others, **with_cache(module, self.prompt.inputs(ids, mask, self._dtype)))
 
     def generate(
         self,
@@ -146,7 +147,9 @@ class PromptedText(PromptedModule):
         mask = torch.cat([torch.ones_like(front[::wide]), attention_mask.masked_fill(begin, 0)], dim=1)
         ids = torch.cat([front[::wide], input_ids], dim=1)
         how = {**settings, "num_beams": num_beams, "num_return_sequences": num_return_sequences}
-        out = language_of(self.base).generate(input_ids=ids, attention_mask=mask, **others, **how)
+        language = language_of(self.base)
+        given = with_cache(language, {"input_ids": ids, "attention_mask": mask, **others})
+        out = language.generate(**given, **how)
         return torch.cat([input_ids.repeat_interleave(num_return_sequences, dim=0), out[:, ids.shape[1] :]], dim=1)
 
     @property

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from attar.core.cache import cache_name, with_cache
 from attar.core.rows import Head, score_shape
 from attar.optional import lazy
 from attar.prompts.scoring import shared_attention
@@ -175,10 +176,11 @@ class PrefixRunner:
         self.token_forwards += tokens.numel()
         given: dict[str, Any] = {"use_cache": False}
         if way != "plain":
-            given = {"use_cache": True, "past_key_values": cache}
+            given = {"use_cache": True, "cache": cache}
         if way == "shared":
             given |= {"position_ids": positions, "shared_prefix": (cache, mask)}
-        hidden: torch.Tensor = self.model.base_model(input_ids=tokens, **given).last_hidden_state
+        body = self.model.base_model
+        hidden: torch.Tensor = body(**with_cache(body, {"input_ids": tokens, **given})).last_hidden_state
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -226,7 +228,7 @@ def possible_ways(model: Any) -> tuple[str, ...]:
     takes = inspect.signature(model.base_model.forward).parameters
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     changing = rope.get("rope_type") in ("dynamic", "longrope")  # a token's key depends on how long its sequence gets
-    if getattr(model, "_is_stateful", False) or "past_key_values" not in takes or changing:
+    if getattr(model, "_is_stateful", False) or cache_name(model.base_model) is None or changing:
         return ("plain",)
     open_attention = getattr(model, "_supports_attention_backend", False) and "position_ids" in takes
     return WAYS if open_attention and sees_everything(model.config) else WAYS[1:]

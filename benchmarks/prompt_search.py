@@ -1,12 +1,12 @@
 """Race attar's search for a prompt against CAPO, MIPROv2 and the best of the bank, on one local model.
 
-    python benchmarks/prompt_search.py --work FOLDER --llama PYTHON --capo PYTHON --dspy PYTHON
+    python benchmarks/prompt_search.py --work FOLDER --llama PROGRAM --capo PYTHON --dspy PYTHON
 
 SmolLM2-135M on clothing reviews and Reuters R8 (two seeds) and on titles of reviews (one seed). Every contender gets
 the same training and validation examples and the same words for the labels, and is judged on the same test examples,
-which no search saw, answering in its own way. The peers ask a llama.cpp server that serves the same weights with its
-prompt cache, and get 900 seconds a run. Each PYTHON is the interpreter of an environment that has the peer. Every run
-is kept in FOLDER, so a killed benchmark goes on, and one with a part of the peers can be completed later.
+which no search saw, answering in its own way. The peers ask a llama.cpp server that serves the same weights, also in
+bfloat16, with its prompt cache, and get 900 seconds a run. Each PYTHON is the interpreter of an environment that has
+the peer. Every run is kept in FOLDER, so a killed benchmark goes on, and --parts may run on different cores at once.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ def for_peers(name: str, splits: dict[str, Any], tokenizer: Any) -> dict[str, An
 class Local:
     """Search and answer with the model of this process, the way of attar."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, threads: int) -> None:
         self.work = work
-        self.model, self.tokenizer = language_model(work)
+        self.model, self.tokenizer = language_model(work, threads)
 
     def search(self, name: str, seed: int, **settings: Any) -> dict[str, Any]:
         """Search, then judge what was kept on the test examples."""
@@ -173,14 +173,15 @@ def bank(local: Local, name: str, seed: int) -> dict[str, Any]:
 
 def peer(kind: str, options: Any, name: str, seed: int, tokenizer: Any) -> dict[str, Any]:
     """Run a peer in its own environment against the server, and return what it left."""
-    from llama_server import serving
+    from llama_server import in_bfloat16, serving
 
     folder = options.work / "peers" / f"{kind}-{name}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data.json").write_text(json.dumps(for_peers(name, dataset(name, seed), tokenizer)))
     script = Path(__file__).with_name("prompt_peers.py")
     python = options.capo if kind == "capo" else options.dspy
-    with serving(options.llama, gguf(), options.port) as url, (folder / "log.txt").open("w") as log:
+    weights = in_bfloat16(options.llama, gguf(), options.work)
+    with serving(options.llama, weights, options.port, options.threads) as url, (folder / "log.txt").open("w") as log:
         words = [python, script, kind, "--data", folder / "data.json", "--url", url]
         limits = ["--seconds", options.seconds, "--seed", seed, "--out", folder / "out.json"]
         subprocess.run([str(word) for word in (*words, *limits)], stdout=log, stderr=log, cwd=folder, check=True)
@@ -214,47 +215,49 @@ def main() -> None:
     """Run what is missing, then write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder where every run is kept")
-    parser.add_argument("--llama", type=Path, help="interpreter with llama-cpp-python[server]")
+    parser.add_argument("--llama", type=Path, help="llama.cpp's llama-server, llama-quantize beside it")
     parser.add_argument("--capo", type=Path, help="interpreter with promptolution 2.3.0")
     parser.add_argument("--dspy", type=Path, help="interpreter with DSPy 3.4")
     parser.add_argument("--port", type=int, default=8123)
     parser.add_argument("--seconds", type=int, default=PEER_SECONDS, help="of each peer's run")
+    parser.add_argument("--threads", type=int, default=2, help="of the model, for every contender")
     parser.add_argument("--parts", nargs="*", help="only these, as kind/task/seed")
     options = parser.parse_args()
-    path = options.work / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    runs = options.work / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
     local = None
     for kind in ("attar", "bank", "capo", "mipro"):
         for name, seeds in SEEDS.items():
             for seed in seeds:
                 part = f"{kind}/{name}/{seed}"
-                if part in results or (options.parts and part not in options.parts):
+                path = runs / f"{part.replace('/', '-')}.json"
+                if path.is_file() or (options.parts and part not in options.parts):
                     continue
                 if kind in ("capo", "mipro") and not (options.llama and (options.capo, options.dspy)[kind == "mipro"]):
                     continue
                 if local is None:
-                    local = Local(options.work)
+                    local = Local(options.work, options.threads)
                 print(f"== {part}", file=sys.stderr, flush=True)
                 if kind == "attar":
                     settings = {"search": MOVES, "demonstrations": 8, "budget": {"seconds": BUDGETS[name]}}
-                    results[part] = local.search(name, seed, generations=20, **settings)
+                    run = local.search(name, seed, generations=20, **settings)
                 elif kind == "bank":
-                    results[part] = bank(local, name, seed)
+                    run = bank(local, name, seed)
                 else:
-                    results[part] = peer(kind, options, name, seed, local.tokenizer)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(json.dumps(results, indent=1, ensure_ascii=False))
-                print(part, {k: results[part].get(k) for k in ("test_accuracy", "seconds")}, flush=True)
+                    run = peer(kind, options, name, seed, local.tokenizer)
+                path.write_text(json.dumps({**run, "threads": options.threads}, indent=1, ensure_ascii=False))
+                print(part, {k: run.get(k) for k in ("test_accuracy", "seconds")}, flush=True)
     if options.parts:  # a try, or one part of many: the result is written when all is asked for
         return
+    results = {path.stem.replace("-", "/"): json.loads(path.read_text()) for path in sorted(runs.glob("*.json"))}
     conditions = {
-        "model": "SmolLM2-135M-Instruct: its Q4_1 weights in bfloat16 (attar, bank), as they are in llama.cpp (peers)",
+        "model": "SmolLM2-135M-Instruct: its Q4_1 weights in bfloat16, in torch (attar, bank) and in llama.cpp (peers)",
         "sizes": {name: list(size) for name, size in SIZES.items()},
         "accuracy": "of titles: ROUGE-L",
         "runs": {part: {k: v for k, v in run.items() if k not in ("prompt",)} for part, run in results.items()},
     }
     seeds = sorted({seed for seeds in SEEDS.values() for seed in seeds})
-    command = "python benchmarks/prompt_search.py --work FOLDER --llama PYTHON --capo PYTHON --dspy PYTHON"
+    command = "python benchmarks/prompt_search.py --work FOLDER --llama PROGRAM --capo PYTHON --dspy PYTHON"
     write_result("prompt_search", figures_of(results), seeds, conditions, command)
 
 

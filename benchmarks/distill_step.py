@@ -112,7 +112,7 @@ class Step:
 
     def __init__(self, name: str, folder: Path) -> None:
         from attar.students.causal import language_model
-        from attar.students.transformers import keep_layers
+        from attar.core.layers import keep_layers
 
         self.name, self.windows = name, Windows(np.load(folder / "stream.npy"))
         self.student, _ = language_model(folder / "teacher", torch.float32)

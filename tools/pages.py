@@ -145,6 +145,4 @@ def _facts(kind: Any) -> str:
         found.append({"model": "works on the model", "export": "works on the exported graph"}[kind.at])
     if hasattr(kind, "tasks"):
         found.append(f"for {', '.join(sorted(kind.tasks))}")
-    if getattr(kind, "needs_calibration", False):
-        found.append("needs training examples")
     return "; ".join(found) or "–"

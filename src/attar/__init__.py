@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["AttarError", "check", "compare", "load", "run", "show", "tune"]
+__all__ = ["AttarError", "check", "compare", "export", "load", "run", "show", "tune"]
 
 if TYPE_CHECKING:
-    from attar.api import check, compare, load, run, show, tune
+    from attar.api import check, compare, export, load, run, show, tune
     from attar.errors import AttarError
 
 

@@ -11,6 +11,7 @@ from attar.store.files import write_bytes
 
 if TYPE_CHECKING:
     from attar.exporters.bundle import Bundle
+    from attar.exporters.writing_bundle import WritingBundle
     from attar.pipeline.check import Plan
     from attar.pipeline.recipe import Recipe
     from attar.pipeline.run import RunResult
@@ -97,8 +98,8 @@ def check(recipe: str | Path, **overrides: Any) -> Plan:
     return check_recipe(parsed, base)
 
 
-def load(run_or_bundle: str | Path, threads: int = 0) -> Bundle:
-    """Open an exported bundle with onnxruntime alone.
+def load(run_or_bundle: str | Path, threads: int = 0) -> Bundle | WritingBundle:
+    """Open an exported bundle with onnxruntime alone: one that answers with labels, or one that writes.
 
     Args:
         run_or_bundle: a run's folder or name, or a bundle's folder.
@@ -107,12 +108,41 @@ def load(run_or_bundle: str | Path, threads: int = 0) -> Bundle:
     Example:
         >>> load("reviews").answer(["Fits perfectly, I love it."])[0].label  # doctest: +SKIP
         'positive'
+        >>> load("titles").write(["The zip broke after a week."])[0]         # doctest: +SKIP
+        'Poor quality'
     """
-    from attar.exporters.bundle import CARD, Bundle
+    from attar.exporters.bundle import CARD, Bundle, read_card
+    from attar.exporters.writing_bundle import WritingBundle, writes_from_onnx
     from attar.store.runs import find_run
 
-    folder = Path(run_or_bundle)
-    return Bundle(folder if (folder / CARD).is_file() else find_run(str(run_or_bundle)) / "bundle", threads)
+    given = Path(run_or_bundle)
+    folder = given if (given / CARD).is_file() else find_run(str(run_or_bundle)) / "bundle"
+    return (WritingBundle if writes_from_onnx(read_card(folder)) else Bundle)(folder, threads)
+
+
+def export(run_name: str | Path, to: str, out: str | Path | None = None, **settings: Any) -> dict[str, Any]:
+    """Export a finished run's model in a further format, and compare the files with what was measured.
+
+    Args:
+        run_name: the run's folder, or its name.
+        to: the format: ``hf``, ``onnx``, ``gguf``, ``openvino``, ``executorch``.
+        out: folder to write; ``exports/<format>`` in the run's folder by default.
+        settings: ``precision``, ``tolerance``, ``examples``, ``threads``: see `attar.stages.formats.Wanted`.
+
+    Returns:
+        What ``export.json`` holds.
+
+    Raises:
+        AttarError: the format does not fit, or the files answer otherwise than the model; then nothing new is left.
+
+    Example:
+        >>> export("titles", "gguf", precision="q8_0")["format"]         # doctest: +SKIP
+        'gguf'
+    """
+    from attar.pipeline.exporting import export_run
+    from attar.stages.formats import Wanted
+
+    return export_run(str(run_name), Wanted(to, **settings), Path(out) if out else None)[1]
 
 
 def show(run_name: str | Path) -> dict[str, Any]:

@@ -49,6 +49,7 @@ TABLES: dict[str, dict[str, str]] = {
         "timm": "attar.students.vision:TimmStudent",
         "torchvision": "attar.students.vision:TorchvisionStudent",
         "prompted": "attar.prompts.kinds.prompted:PromptedStudent",
+        "factored": "attar.students.factored:FactoredStudent",
     },
     "teacher": {
         "label_words": "attar.teachers.label_words:LabelWordTeacher",
@@ -80,11 +81,21 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "compressor": {
         "vocabulary": "attar.compressors.vocabulary:Vocabulary",
+        "depth": "attar.compressors.prune.depth:Depth",
+        "width": "attar.compressors.prune.width:Width",
+        "sparsity": "attar.compressors.prune.sparsity:Sparsity",
+        "low_rank": "attar.compressors.low_rank:LowRank",
+        "channels": "attar.compressors.prune.channels:Channels",
+        "weights": "attar.compressors.quantize.weights:Weights",
         "dynamic_int8": "attar.compressors.quantize.dynamic_int8:DynamicInt8",
         "static_int8": "attar.compressors.quantize.static_int8:StaticInt8",
     },
     "exporter": {
-        "onnx": "attar.exporters.onnx:OnnxExporter",
+        "hf": "attar.stages.hf:HfFormat",
+        "onnx": "attar.exporters.graphs:OnnxFormat",
+        "gguf": "attar.exporters.gguf:GgufExporter",
+        "openvino": "attar.exporters.openvino:OpenVinoExporter",
+        "executorch": "attar.exporters.executorch:ExecuTorchExporter",
     },
 }
 

@@ -13,12 +13,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attar.compressors.vocabulary import KINDS, Vocabulary, _renumber_config, _trim_embeddings, trim_tokenizer
+from attar.core.compressing import Calibration
+from attar.core.examples import UNKNOWN, Examples
 from attar.core.nouns import Model
 from attar.errors import AttarError
 from attar.students import folder
+from attar.tasks.text_classification import TextClassification
 
 CALIBRATION = ["a fine warm jacket that fits well", "the zip broke, bad quality", "too small; I sent it back!"]
 UNSEEN = ["terrible smell and open seams", "perfect length, great color", "zzz quick brown fox 42", "naïve 日本 ☃", ""]
+
+
+def _look(texts: list[str]) -> Calibration:
+    """Return what the step may look at: these texts."""
+    examples = Examples(np.arange(len(texts)), texts, np.full(len(texts), UNKNOWN))
+    return Calibration(TextClassification(), examples, texts)
 
 
 def _model(tokenizer: Any, **changes: Any) -> Model:
@@ -46,7 +55,7 @@ def pair(kind: str, tokenizer: Callable[[str], Any]) -> tuple[Model, Model]:
     """Return a model and the same one with its vocabulary trimmed."""
     before = _model(tokenizer(kind))
     after = Model(copy.deepcopy(before.module), before.kind, before.processor, dict(before.facts))
-    return before, Vocabulary(Vocabulary.Settings()).apply(after, CALIBRATION)[0]
+    return before, Vocabulary(Vocabulary.Settings()).apply(after, _look(CALIBRATION))[0]
 
 
 def test_kept_texts_have_the_same_tokens_and_exactly_the_same_logits(pair: tuple[Model, Model]) -> None:
@@ -61,7 +70,7 @@ def test_kept_texts_have_the_same_tokens_and_exactly_the_same_logits(pair: tuple
 def test_it_is_smaller_and_says_so(kind: str, tokenizer: Callable[[str], Any]) -> None:
     model = _model(tokenizer(kind))
     embeddings = model.module.get_input_embeddings().weight.numel()
-    model, plan = Vocabulary(Vocabulary.Settings()).apply(model, CALIBRATION)
+    model, plan = Vocabulary(Vocabulary.Settings()).apply(model, _look(CALIBRATION))
     count = len(model.processor)
     assert plan.before["vocabulary"] > plan.after["vocabulary"] == count
     assert model.module.get_input_embeddings().weight.shape == (count, 32)
@@ -143,7 +152,7 @@ def test_trimming_twice_changes_nothing_more(pair: tuple[Model, Model]) -> None:
     _, after = pair
     texts = {text: _say(after, text) for text in CALIBRATION}
     size = len(after.processor)
-    again, _ = Vocabulary(Vocabulary.Settings()).apply(after, CALIBRATION)
+    again, _ = Vocabulary(Vocabulary.Settings()).apply(after, _look(CALIBRATION))
     assert len(again.processor) == size
     assert all(torch.equal(_say(again, text), said) for text, said in texts.items())
 
@@ -152,14 +161,14 @@ def test_minimum_count_drops_rare_tokens(tokenizer: Callable[[str], Any]) -> Non
     sizes = []
     for least in (1, 2, 100):
         step = Vocabulary(Vocabulary.Settings(minimum_count=least))
-        model, _ = step.apply(_model(tokenizer("wordpiece")), [*CALIBRATION, CALIBRATION[0]])
+        model, _ = step.apply(_model(tokenizer("wordpiece")), _look([*CALIBRATION, CALIBRATION[0]]))
         sizes.append(len(model.processor))
         assert "[UNK]" not in model.processor.convert_ids_to_tokens(model.processor("jacket").input_ids)
     assert sizes[0] > sizes[1] > sizes[2]
 
 
 def test_no_text_at_all_keeps_characters_and_specials(tokenizer: Callable[[str], Any]) -> None:
-    model, _ = Vocabulary(Vocabulary.Settings()).apply(_model(tokenizer("wordpiece")), [])
+    model, _ = Vocabulary(Vocabulary.Settings()).apply(_model(tokenizer("wordpiece")), _look([]))
     assert {len(token.removeprefix("##")) for token in model.processor.get_vocab() if token[0] != "["} == {1}
 
 
@@ -172,7 +181,7 @@ def test_heads_over_the_vocabulary_shrink_and_stay_tied(llama_folder: Path) -> N
     with torch.no_grad():
         before = module(tokens).logits
     model, _ = Vocabulary(Vocabulary.Settings()).apply(
-        Model(module, "transformers", words, {"max_length": 64}), CALIBRATION
+        Model(module, "transformers", words, {"max_length": 64}), _look(CALIBRATION)
     )
     size = len(model.processor)
     assert module.get_output_embeddings().weight is module.get_input_embeddings().weight
@@ -208,7 +217,7 @@ def test_untied_heads_shrink_with_their_bias(tokenizer: Callable[[str], Any]) ->
     torch.nn.init.normal_(module.get_output_embeddings().bias)
     with torch.no_grad():
         before = module(**words(CALIBRATION[1], return_tensors="pt")).logits
-    model, _ = Vocabulary(Vocabulary.Settings()).apply(Model(module, "", words, {"max_length": 64}), CALIBRATION)
+    model, _ = Vocabulary(Vocabulary.Settings()).apply(Model(module, "", words, {"max_length": 64}), _look(CALIBRATION))
     with torch.no_grad():
         after = module(**model.processor(CALIBRATION[1], return_tensors="pt")).logits
     old = words.convert_tokens_to_ids(model.processor.convert_ids_to_tokens(range(len(model.processor))))
@@ -312,9 +321,8 @@ def test_post_processors_are_renumbered(style: str, tokenizer: Callable[[str], A
 
 
 def test_a_prompt_and_its_label_words_stay_whole(label_reader: Callable[..., Model], tmp_path: Path) -> None:
-    from attar.core.examples import Examples
     from attar.core.prompt import TextPrompt
-    from attar.tasks.text_classification import TextClassification, text_ids
+    from attar.tasks.text_classification import text_ids
 
     def said(model: Model) -> torch.Tensor:
         texts = Examples(np.arange(len(CALIBRATION)), CALIBRATION, np.zeros(len(CALIBRATION), np.int64))
@@ -324,12 +332,12 @@ def test_a_prompt_and_its_label_words_stay_whole(label_reader: Callable[..., Mod
     prompt = TextPrompt("Review: {text}\nSentiment:", ("seams", "jacket"), instruction="quality or picture?")
     model = label_reader(prompt, max_length=40)
     before, size = said(model), len(model.processor)
-    model, plan = Vocabulary(Vocabulary.Settings(minimum_count=2)).apply(model, CALIBRATION[:2])
+    model, plan = Vocabulary(Vocabulary.Settings(minimum_count=2)).apply(model, _look(CALIBRATION[:2]))
     assert plan.after["vocabulary"] == len(model.processor) < size
     for longest in (4, 6, 40):  # a cut text must be cut where it was
         model = label_reader(prompt, max_length=longest)
         named = [model.processor.convert_ids_to_tokens(ids) for ids in text_ids(model, CALIBRATION)]
-        model, _ = Vocabulary(Vocabulary.Settings()).apply(model, CALIBRATION)
+        model, _ = Vocabulary(Vocabulary.Settings()).apply(model, _look(CALIBRATION))
         assert [model.processor.convert_ids_to_tokens(ids) for ids in text_ids(model, CALIBRATION)] == named
     assert torch.allclose(said(model), before, atol=1e-6)
     folder.save(model, tmp_path)
@@ -340,4 +348,9 @@ def test_a_trained_prompt_comes_after(label_reader: Callable[..., Model]) -> Non
     model = label_reader()
     model.kind = "prompted"
     with pytest.raises(AttarError, match="before a prompt is trained"):
-        Vocabulary(Vocabulary.Settings()).apply(model, CALIBRATION)
+        Vocabulary(Vocabulary.Settings()).apply(model, _look(CALIBRATION))
+
+
+def test_legal_leaves_the_configuration_as_it_is() -> None:
+    config = {"model_type": "bert", "vocab_size": 100}
+    assert Vocabulary(Vocabulary.Settings()).legal(config, "onnx") == config

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from tests.report.cut import cut_parts
 
 
 def _model(name: str, title: str, quality: float, **facts: Any) -> dict[str, Any]:
@@ -271,7 +272,7 @@ def _checks() -> dict[str, Any]:
             {"name": "CE : KD gradient ratio", "passed": True, "value": 1.83, "rule": "0.1 to 10"},
         ],
         "checks": [
-            {"name": "exported agrees with the PyTorch student", "value": 0.996, "rule": ">= 0.99", "passed": True},
+            {"name": "exported agrees with the PyTorch model", "value": 0.996, "rule": ">= 0.99", "passed": True},
             {"name": "bundle loads without torch", "value": "yes", "rule": "", "passed": True},
         ],
     }
@@ -341,6 +342,12 @@ def full() -> dict[str, Any]:
 def minimal() -> dict[str, Any]:
     """Return the least that may be called a summary."""
     return {"schema": 1, "models": [{"name": "student"}]}
+
+
+@pytest.fixture
+def cut(full: dict[str, Any]) -> dict[str, Any]:
+    """Return a summary of a run whose student was cut to a target in two steps, with dense models beside it."""
+    return {**full, **cut_parts(full)}
 
 
 @pytest.fixture

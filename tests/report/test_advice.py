@@ -145,7 +145,7 @@ def test_a_difference_that_no_test_set_would_show() -> None:
 def _exported(quality: float, agreement: float) -> dict[str, Any]:
     summary = _summary(*GOOD)
     summary["models"].append(_model("exported", quality, parameters=4_000_000))
-    summary["checks"] = [{"name": "exported agrees with the PyTorch student", "value": agreement}]
+    summary["checks"] = [{"name": "exported agrees with the PyTorch model", "value": agreement}]
     summary["compress"] = [{"step": "vocabulary"}, {"step": "dynamic_int8"}]
     return summary
 
@@ -159,6 +159,14 @@ def test_what_compression_costs() -> None:
     assert not _says(_exported(0.93, 0.97), start)  # 1.0 point may be chance
     assert not _says(_exported(0.95, 0.97), start)  # better
     assert not _says(_summary(*GOOD), start)
+
+
+def test_a_cut_changes_answers_too_and_counts_as_chance() -> None:
+    summary = _exported(0.92, 0.97)
+    summary["checks"].append({"name": "compressed agrees with the student", "value": 0.95})
+    assert "they disagree on at most 8.0 % of the test examples" in _one(summary, "Compression and export cost").text
+    summary["checks"][1]["value"] = 0.85  # so many changed answers can cost two points by chance
+    assert not _says(summary, "Compression and export cost")
 
 
 def _raced(before: float, after: float) -> dict[str, Any]:

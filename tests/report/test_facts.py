@@ -16,16 +16,28 @@ def test_odd_values_are_none_not_errors() -> None:
 
 
 def test_dominated_models(full: dict[str, Any]) -> None:
-    assert facts.dominated(facts.models(full)) == {"teacher", "control"}
+    beaten = facts.dominated(facts.models(full))
+    assert beaten == {
+        "teacher": ("student", "compressed", "exported"),
+        "control": ("student", "compressed", "exported"),
+    }
     alone = [facts.ModelFacts("a", quality=facts.Estimate(0.5), numbers={"bytes": 2.0, "p50": 1.0})]
     unknown = facts.ModelFacts("b", quality=facts.Estimate(0.6), numbers={"bytes": 1.0, "p50": None})
-    assert facts.dominated([*alone, unknown]) == set()
+    assert facts.dominated([*alone, unknown]) == {}
+
+
+def test_what_the_summary_says_of_domination_stands(full: dict[str, Any]) -> None:
+    full["models"][0]["dominated_by"] = []
+    full["models"][4]["dominated_by"] = ["dense"]
+    beaten = facts.dominated(facts.models(full))
+    assert set(beaten) == {"control", "exported"}
+    assert beaten["exported"] == ("dense",)
 
 
 def test_less_of_a_metric_can_be_better() -> None:
     one = facts.ModelFacts("a", quality=facts.Estimate(1.0), numbers={"bytes": 1.0})
     two = facts.ModelFacts("b", quality=facts.Estimate(2.0), numbers={"bytes": 1.0})
-    assert facts.dominated([one, two], higher=False) == {"b"}
+    assert facts.dominated([one, two], higher=False) == {"b": ("a",)}
 
 
 def test_no_speedup_across_conditions(full: dict[str, Any]) -> None:
@@ -64,6 +76,7 @@ def test_verdict(full: dict[str, Any], minimal: dict[str, Any]) -> None:
 
 
 def test_assistants_stand_between_teacher_and_control() -> None:
-    names = ("exported", "student", "another", "control", "assistant", "assistant_2", "teacher")
+    names = ("dense_2", "exported", "dense", "student", "another", "control", "assistant", "assistant_2", "teacher")
     found = [model.name for model in facts.models({"models": [{"name": name} for name in names]})]
-    assert found == ["teacher", "assistant", "assistant_2", "control", "student", "exported", "another"]
+    models = ["teacher", "assistant", "assistant_2", "control", "student", "exported", "dense_2", "dense", "another"]
+    assert found == models

@@ -5,21 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from attar.students.settings import Build, ModelSettings, choose_layers
-
-
-@pytest.mark.parametrize(
-    ("wanted", "available", "kept"),
-    [(1, 1, (0,)), (2, 12, (0, 11)), (4, 12, (0, 3, 7, 11)), (6, 6, (0, 1, 2, 3, 4, 5)), ((4, 1), 6, (1, 4))],
-)
-def test_layers_kept(wanted: Any, available: int, kept: tuple[int, ...]) -> None:
-    assert choose_layers(wanted, available) == kept
-
-
-@pytest.mark.parametrize("wanted", [7, (0, 6)])
-def test_layers_that_are_not_there(wanted: Any) -> None:
-    with pytest.raises(ValueError, match="has 6 layers"):
-        choose_layers(wanted, 6)
+from attar.students.settings import Build, ModelSettings
 
 
 @pytest.mark.parametrize("given", [{}, {"model": "a", "build": Build()}])

@@ -9,7 +9,7 @@ import torch
 from attar.errors import AttarError
 from attar.students import folder
 from attar.students.settings import ModelSettings
-from attar.students.transformers import keep_layers, load_tokenizer
+from attar.students.transformers import load_tokenizer
 
 
 def _make(source: Path, **settings: Any) -> Any:
@@ -45,18 +45,6 @@ def test_layers_are_those_asked_for(layers: Any, bert_folder: Path, tmp_path: Pa
     assert all(torch.equal(a, b) for a, b in pairs)
     folder.save(part, tmp_path)
     assert len(folder.load(tmp_path).module.bert.encoder.layer) == 1
-
-
-def test_a_shallower_llama_still_generates(llama_folder: Path, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(llama_folder)
-    assert keep_layers(model, (1,)) == (1,)
-    tokens = torch.tensor([[3, 4, 5]])
-    said = model.generate(tokens, max_new_tokens=2, do_sample=False)
-    model.save_pretrained(tmp_path)
-    again = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert torch.equal(said, again.generate(tokens, max_new_tokens=2, do_sample=False))
 
 
 def test_more_layers_than_there_are(bert_folder: Path) -> None:

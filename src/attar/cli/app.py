@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from attar import __version__
-from attar.cli import check, compare, copy, graph, init, predict, run, runs, show, tune
+from attar.cli import check, compare, copy, export, graph, init, predict, run, runs, show, tune
 
 app = typer.Typer(
     name="attar",
@@ -44,3 +44,4 @@ app.command("list")(runs.list_)
 app.command("show")(show.show)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("export")(export.export)

@@ -1,4 +1,4 @@
-"""``attar predict``: answers from the exported bundle; PyTorch is imported for models that write alone."""
+"""``attar predict``: answers from the exported bundle; PyTorch is imported for folders of `transformers` alone."""
 
 from __future__ import annotations
 
@@ -39,9 +39,18 @@ def predict(
 
 def _writer(folder: Path, threads: int) -> Callable[[str], dict[str, Any]]:
     """Return what lets a bundle's language model write, one text at a time, greedily."""
+    from attar.exporters.bundle import check_files, read_card
+    from attar.exporters.gguf_runtime import GgufBundle, writes_from_gguf
+    from attar.exporters.writing_bundle import WritingBundle, writes_from_onnx
+
+    if writes_from_gguf(read_card(folder)):
+        model_file = GgufBundle(folder, threads)
+        return lambda one: {"text": model_file.write([one])[0]}
+    if writes_from_onnx(read_card(folder)):
+        bundle = WritingBundle(folder, threads)
+        return lambda one: {"text": bundle.write([one])[0]}
     import torch
 
-    from attar.exporters.bundle import check_files, read_card
     from attar.students import folder as students
     from attar.tasks.writing import write
 

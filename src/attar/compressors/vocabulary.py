@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from attar.core.compressing import Calibration
 from attar.core.nouns import Model, Plan
 from attar.core.prompt import TextPrompt
 from attar.core.reading import first_tokens, frame_of, token_ids
@@ -38,7 +39,6 @@ class Vocabulary:
 
     at: ClassVar[Literal["model", "export"]] = "model"
     tasks: ClassVar[frozenset[str]] = frozenset({"text-classification"})
-    needs_calibration: ClassVar[bool] = True
 
     class Settings(Settings):
         """Set which tokens stay."""
@@ -48,13 +48,17 @@ class Vocabulary:
     def __init__(self, settings: Vocabulary.Settings) -> None:
         self.settings = settings
 
-    def apply(self, model: Model, calibration: Sequence[str]) -> tuple[Model, Plan]:
+    def legal(self, config: Mapping[str, Any], to: str) -> Mapping[str, Any]:
+        """Return the configuration as it is: how many tokens stay is known when the texts have been read."""
+        return config
+
+    def apply(self, model: Model, calibration: Calibration) -> tuple[Model, Plan]:
         """Trim a model in place.
 
         Args:
             model: a `transformers` classifier, or a language model that answers by label words, with a WordPiece, BPE
                 or Unigram tokenizer.
-            calibration: the task's texts, the test split's left out.
+            calibration: its inputs are the task's texts.
 
         Returns:
             The model with its new tokenizer, and what was done.
@@ -65,7 +69,7 @@ class Vocabulary:
         if model.kind == "prompted":
             raise AttarError("vocabulary works before a prompt is trained: its tokens are no words. Put it first.")
         counts: Counter[int] = Counter()
-        for ids in _read(model, calibration):
+        for ids in _read(model, [str(text) for text in calibration.inputs]):
             counts.update(ids)
         used = {token for token, count in counts.items() if count >= self.settings.minimum_count}
         before = _facts(model)
@@ -76,7 +80,7 @@ class Vocabulary:
         model.processor = tokenizer
         if model.kind == "label_words":
             model.module.words.copy_(torch.tensor(first_tokens(tokenizer, _prompt(model))))  # type: ignore[operator]
-        often = f"{self.settings.minimum_count} times or more in {len(calibration)} texts"
+        often = f"{self.settings.minimum_count} times or more in {len(calibration.inputs)} texts"
         note = f"{len(used)} tokens are used {often}"
         return model, Plan("vocabulary", before, _facts(model), (note,))
 

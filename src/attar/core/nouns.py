@@ -11,7 +11,6 @@ import numpy as np
 
 from attar.core.examples import Examples
 from attar.core.rows import Rows
-from attar.settings import Settings
 
 if TYPE_CHECKING:
     import torch
@@ -56,12 +55,14 @@ class Model:
         kind: the registered kind of student that saves and loads it.
         processor: tokenizer for text; None for images.
         facts: what the kind needs to save it again (shape, source, names of labels).
+        tensors: what belongs to the network besides its weights, such as the scales of quantized ones.
     """
 
     module: torch.nn.Module
     kind: str
     processor: Any = None
     facts: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class StudentKind(Protocol):
@@ -194,47 +195,3 @@ class Plan:
     before: Mapping[str, float]
     after: Mapping[str, float]
     notes: tuple[str, ...] = ()
-
-
-class Compressor(Protocol):
-    """Make a model smaller; what it leaves loads in plain `transformers`, `timm` or `torchvision`."""
-
-    at: ClassVar[Literal["model", "export"]]
-    """Where it works: on the trained model, or on the exported graph."""
-    tasks: ClassVar[frozenset[str]]
-    needs_calibration: ClassVar[bool]
-    Settings: ClassVar[type[Settings]]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Hold a measured value with what it was measured under.
-
-    Args:
-        value: the value.
-        unit: its unit, for example ``"ms"``.
-        n: how many single measurements it stands on.
-        spread: half the distance between the 10th and 90th percentile, in the same unit.
-        conditions: device, threads, precision, batch, length, warm-up: what must be equal to compare.
-    """
-
-    value: float
-    unit: str
-    n: int
-    spread: float
-    conditions: Mapping[str, Any]
-
-    def ratio_to(self, other: Measurement) -> float:
-        """Return ``self.value / other.value``.
-
-        Raises:
-            ValueError: the two were measured under different conditions.
-        """
-        different = {
-            name: (self.conditions.get(name), other.conditions.get(name))
-            for name in {*self.conditions, *other.conditions}
-            if self.conditions.get(name) != other.conditions.get(name)
-        }
-        if self.unit != other.unit or different:
-            raise ValueError(f"measurements of different conditions cannot be compared: {different or self.unit}")
-        return self.value / other.value

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from attar.core.layers import find_stack
 from attar.errors import AttarError, did_you_mean
 from attar.optional import lazy
 
@@ -78,21 +79,21 @@ def stack(module: torch.nn.Module) -> torch.nn.Module:
     Raises:
         FeatureError: there is none.
     """
-    kinds = (torch.nn.ModuleList, torch.nn.Sequential)
-    lists: list[Any] = [part for part in module.modules() if isinstance(part, kinds)]
-    count = getattr(getattr(module, "config", None), "num_hidden_layers", None)
-    if count is not None:
-        fitting = [part for part in lists if len(part) == count and not isinstance(part, torch.nn.Sequential)]
+    if getattr(getattr(module, "config", None), "num_hidden_layers", None) is not None:
+        found = find_stack(module)
+        if found is not None:
+            return found[2]
     else:
+        kinds = (torch.nn.ModuleList, torch.nn.Sequential)
+        lists: list[Any] = [part for part in module.modules() if isinstance(part, kinds)]
         fitting = [part for part in lists if len(part) and all(_attentions(child) for child in part)]
-        fitting.sort(key=len, reverse=True)
-    if not fitting:
-        raise FeatureError(
-            f"{type(module).__name__} has no single stack of layers, so its features have no layer numbers. "
-            "Name one by the path of its module."
-        )
-    found: torch.nn.Module = fitting[0]
-    return found
+        if fitting:
+            longest: torch.nn.Module = max(fitting, key=len)
+            return longest
+    raise FeatureError(
+        f"{type(module).__name__} has no single stack of layers, so its features have no layer numbers. "
+        "Name one by the path of its module."
+    )
 
 
 def _numbers(module: torch.nn.Module, name: str, layer: str) -> range:

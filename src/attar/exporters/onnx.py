@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from attar.core.nouns import Model
 from attar.errors import AttarError
+from attar.exporters.onnx_layout import keep_sums, name_weights
 from attar.optional import lazy
 
 if TYPE_CHECKING:
@@ -60,6 +61,8 @@ class OnnxExporter:
         if program is None:
             raise AttarError(f"The {model.kind} model cannot be exported to ONNX: the exporter gave no graph.")
         _fold(program.model)
+        name_weights(program.model.graph, wrapped)
+        keep_sums(program.model.graph)
         _strip(program.model)
         program.save(str(path))
 

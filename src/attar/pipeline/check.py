@@ -11,6 +11,7 @@ from typing import Any
 from attar import catalog
 from attar.errors import AttarError, Mistake, RecipeError
 from attar.pipeline.check_chain import chain_mistakes, models_of
+from attar.pipeline.check_compression import compression_mistakes
 from attar.pipeline.check_objectives import distill_mistakes
 from attar.pipeline.forecast import Forecast
 from attar.pipeline.graph import build
@@ -100,7 +101,7 @@ def _mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
     yield from distill_mistakes(recipe)
     yield from chain_mistakes(recipe)
     yield from text_mistakes(recipe)
-    yield from _compress_mistakes(recipe)
+    yield from compression_mistakes(recipe, base)
     yield from _student_prompt_mistakes(recipe)
     yield from friendly_mistakes(recipe)
 
@@ -254,28 +255,6 @@ def _teacher_mistakes(recipe: Recipe) -> Iterator[Mistake]:
         word_variants(recipe.prompt.teacher, names)
     except AttarError as error:
         yield Mistake("prompt.teacher.words", str(error))
-
-
-def _compress_mistakes(recipe: Recipe) -> Iterator[Mistake]:
-    if (recipe.export.to == "hf") != recipe.writes:
-        wanted = "hf" if recipe.writes else "onnx"
-        yield Mistake("export.to", f"must be {wanted} for {recipe.task}, got {recipe.export.to}.")
-    seen: set[str] = set()
-    exported = False
-    for place, step in enumerate(recipe.compress):
-        kind = catalog.entry("compressor", step.use)
-        where = f"compress[{place}]"
-        if recipe.task not in kind.tasks:
-            fitting = [
-                name for name in catalog.table("compressor") if recipe.task in catalog.entry("compressor", name).tasks
-            ]
-            yield Mistake(where, f"{step.use} does not fit {recipe.task}. Fitting: {', '.join(fitting)}.")
-        if step.use in seen:
-            yield Mistake(where, f"{step.use} stands twice; once is enough.")
-        if kind.at == "model" and exported:
-            yield Mistake(where, f"{step.use} works on the model and must stand before steps on the exported graph.")
-        exported = exported or kind.at == "export"
-        seen.add(step.use)
 
 
 def _plan(recipe: Recipe, base: Path) -> Plan:

@@ -15,7 +15,7 @@ from attar.core.nouns import Model
 from attar.errors import AttarError
 from attar.meters import flops, statistics, text
 from attar.pipeline.names import of_kind
-from attar.pipeline.quality import Run, median_example, own_bytes, student_over_control, title_of
+from attar.pipeline.quality import OF_A_PROCESS, Run, median_example, own_bytes, student_over_control, title_of
 from attar.seeds import derive
 from attar.stages import assets
 from attar.stages.device import choose_precision
@@ -137,9 +137,9 @@ def _row(
     timed = dict(files.get(name, {}))
     if name == "control":  # the student's network: timed once, with the student
         timed = {**files["student"], "same_network_as": "student"}
-        timed.pop("peak_rss_bytes")
-    for key in ("scores", "load_seconds"):
-        timed.pop(key, None)
+        for own_alone in OF_A_PROCESS:
+            timed.pop(own_alone, None)
+    timed.pop("scores", None)
     teacher = written["teacher"].texts
     loss = statistics.bootstrap_ratio(
         own.nll, own.tokens, derive(run.recipe.seed, "bootstrap", "perplexity"), run.recipe.measure.resamples

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from attar.pipeline import works
+from attar.pipeline.dense import wants_dense
 from attar.pipeline.endpoints import endpoint_key
 from attar.pipeline.keys import accelerator, data_key, machine, model_key
 from attar.pipeline.names import numbered, parted
 from attar.pipeline.prompt_keys import prompt_asked, prompt_read
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.student_prompts import student_prompt_key
+from attar.pipeline.target import PLANNED
 from attar.pipeline.works import Desk
 from attar.store.artifacts import make_key
 
@@ -31,7 +33,9 @@ VERSIONS = {
     "friendly": 1,
     "control": 1,
     "student": 1,
-    "compress": 1,
+    "plan": 1,
+    "dense": 1,
+    "compress": 2,
     "student_prompt": 1,
     "export": 2,
     "measure": 1,
@@ -89,6 +93,7 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
     """
     graph = _Builder(recipe, base)
     graph.add("data", "Read and split the data", data_key(recipe, base))
+    planned = ("plan",) if _add_plan(graph) else ()
     teacher = _add_teacher(graph)
     measure = recipe.measure.model_dump(mode="json")
     own = {"own_prompt_examples": recipe.measure.own_prompt_examples} if recipe.prompted else {}
@@ -122,14 +127,21 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
     heard = [f"record_{assistants[-1]}"] if assistants else []
     heard += _add_friendly(graph, {**origin, **_teaching(recipe)}, source, (*texts, *teacher))
     graph.add("student", "Distill the student", {**origin, **_teaching(recipe)}, *source, *heard)
-    steps = [step.model_dump(mode="json") for step in recipe.compress]
-    graph.add("compress", "Compress the student", {"steps": steps}, "data", "student")
-    raced = _add_student_prompt(graph, teacher)
+    compressing = _add_compression(graph, (*texts, *(heard or record), *(("teacher",) if recipe.writes else ())))
+    last = compressing[-1]
+    raced = _add_student_prompt(graph, teacher, last)
     judge = ("record",) if raced and "validation" not in recipe.data.gold else ()
+    steps = [step.model_dump(mode="json", exclude={"recover", "rounds"}) for step in recipe.compress.on_graph]
     export = {"steps": steps, "to": recipe.export.to, "libraries": machine(), **_race(recipe)}
-    graph.add("export", "Export the bundle", export, "data", "compress", *raced, *judge)
+    graph.add("export", "Export the bundle", export, "data", *planned, last, *raced, *judge)
     control = ("control",) if recipe.distill.control else ()
-    models = (*control, "student", "compress", *raced, "export")
+    beside: tuple[str, ...] = ()
+    if wants_dense(recipe):
+        settings = {"dense": origin, **_teaching(recipe), "libraries": machine()}
+        parents = dict.fromkeys((*source, *heard, *planned, "student", *compressing, "export"))
+        graph.add("dense", "Train the next smaller dense models", settings, *parents)
+        beside = ("dense",)
+    models = (*control, "student", *compressing, *raced, "export", *beside, *planned)
     graph.add(
         "measure",
         "Measure every model",
@@ -158,7 +170,43 @@ def _add_friendly(
     return ["friendly"]
 
 
-def _add_student_prompt(graph: _Builder, teacher: tuple[str, ...]) -> tuple[str, ...]:
+def _add_plan(graph: _Builder) -> bool:
+    """Add the stage that solves a target into steps, if the recipe gives one."""
+    recipe = graph.recipe
+    if recipe.compress.to is None:
+        return False
+    own = recipe.teacher if recipe.student.from_teacher else recipe.student
+    model = [model_key(own, graph.base), model_key(recipe.student, graph.base)]
+    settings = {"to": recipe.compress.to.model_dump(mode="json"), "model": model, "machine": machine()}
+    settings |= student_prompt_key(recipe, recipe.student)
+    graph.add("plan", "Find the steps that meet the target", settings, "data")
+    return True
+
+
+def _add_compression(graph: _Builder, heard: tuple[str, ...]) -> list[str]:
+    """Add a stage for each step that works on the model, or one that changes nothing; return their names."""
+    recipe, names, before = graph.recipe, list[str](), "student"
+    own = {"seed": recipe.seed, **_teaching(recipe), **_numerics(recipe)}
+    steps = recipe.compress.on_model
+    planned = ("plan",) if "plan" in graph.stages else ()
+    for place in range(1, max(1, PLANNED.get(recipe.task, 1) if planned else len(steps)) + 1):
+        name, step = numbered("compress", place), steps[place - 1] if steps else None
+        settings: dict[str, Any] = {"step": None}
+        if planned:
+            recovery = recipe.compress.recover.model_dump(exclude={"checkpoint_seconds"})
+            settings = {"step": place, "recovery": recovery, **own}
+        if step is not None:
+            how = None if step.recovery is None else step.recovery.model_dump(exclude={"checkpoint_seconds"})
+            settings = {"step": [step.use, step.settings], "recovery": how, **own}
+        title = "Compress the student" if step is None else f"Compress the student: {step.use}"
+        earlier = () if before == "student" else (before,)
+        graph.add(name, title, settings, "data", *planned, "student", *earlier, *heard)
+        names.append(name)
+        before = name
+    return names
+
+
+def _add_student_prompt(graph: _Builder, teacher: tuple[str, ...], last: str) -> tuple[str, ...]:
     """Add the stage that makes prompts for the compressed student, if some are raced; return its name."""
     recipe = graph.recipe
     if not recipe.prompt.student.race:
@@ -167,7 +215,7 @@ def _add_student_prompt(graph: _Builder, teacher: tuple[str, ...]) -> tuple[str,
     asked = {"race": recipe.prompt.student.race, "length": recipe.prompt.student.length, "train": train}
     settings = {**asked, "seed": recipe.seed, **_teaching(recipe), **_numerics(recipe)}
     found = ("prompt",) if "prompt" in teacher else ()
-    graph.add("student_prompt", "Make prompts for the student", settings, "data", "record", *found, "compress")
+    graph.add("student_prompt", "Make prompts for the student", settings, "data", "record", *found, last)
     return ("student_prompt",)
 
 

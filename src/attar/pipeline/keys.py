@@ -8,6 +8,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path, PurePath
 
+from attar.meters.machine import processor
 from attar.pipeline.recipe import Recipe
 from attar.sources import data as sources
 from attar.sources import reference
@@ -16,19 +17,6 @@ from attar.students.settings import ModelSettings
 ENSEMBLE = ("members", "combine")
 """Keys of a teacher that its members are not made with: the graph has a stage for each, the record the rest."""
 LIBRARIES = ("torch", "transformers", "onnxruntime")
-
-
-@cache
-def processor() -> str:
-    """Return the processor's name, for example ``"AMD EPYC 9B14"``."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [
-            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        if names:
-            return names[0]
-    return platform.processor() or platform.machine()
 
 
 @cache

@@ -196,7 +196,7 @@ def _chosen_mistakes(raw: Mapping[str, Any]) -> Iterator[Mistake]:
     for where, noun, entries in (
         ("distill.objective", "objective", objectives),
         ("distill.record", "codec", _codec_named(record, raw)),
-        ("compress", "compressor", raw.get("compress", ())),
+        ("compress", "compressor", _steps_named(raw)),
         ("prompt.teacher.search", "move", _moves_named(raw)),
     ):
         single = isinstance(entries, (str, Mapping))
@@ -206,6 +206,12 @@ def _chosen_mistakes(raw: Mapping[str, Any]) -> Iterator[Mistake]:
             value = {"use": row} if isinstance(row, str) else row
             if isinstance(value, Mapping) and isinstance(value.get("use"), str):
                 yield from _entry_mistakes(noun, dict(value), path)
+
+
+def _steps_named(raw: Mapping[str, Any]) -> Any:
+    """Return the compression steps, in whichever form they are given."""
+    given = raw.get("compress", ())
+    return given.get("steps", ()) if isinstance(given, Mapping) and "use" not in given else given
 
 
 def _moves_named(raw: Mapping[str, Any]) -> Any:
@@ -228,8 +234,8 @@ def _codec_named(record: Any, raw: Mapping[str, Any]) -> Any:
 
 def _entry_mistakes(noun: str, value: dict[str, Any], path: str) -> Iterator[Mistake]:
     name = value.pop("use")
-    if noun == "objective":
-        value.pop("weight", None)
+    for beside in {"objective": ("weight",), "compressor": ("recover", "rounds")}.get(noun, ()):
+        value.pop(beside, None)
     try:
         settings: type[BaseModel] = catalog.entry(noun, name).Settings
     except AttarError as error:

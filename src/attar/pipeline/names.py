@@ -35,3 +35,13 @@ def of_kind(kind: str, names: Iterable[str]) -> list[str]:
         ['teacher', 'teacher_2']
     """
     return [name for name in names if parted(name)[0] == kind]
+
+
+def compressed(names: Iterable[str]) -> str:
+    """Return the name of the last stage that compresses.
+
+    Example:
+        >>> compressed(["data", "compress", "compress_2", "export"])
+        'compress_2'
+    """
+    return of_kind("compress", names)[-1]

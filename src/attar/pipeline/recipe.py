@@ -10,8 +10,10 @@ from pydantic import Field, field_validator, model_validator
 from attar import catalog
 from attar.core.nouns import Signal
 from attar.errors import did_you_mean
+from attar.meters.grid import GridSettings
 from attar.objectives.learned import features_of
 from attar.objectives.ramp import Ramp
+from attar.pipeline.compress_keys import CompressSettings
 from attar.prompts.settings import PLAIN, BudgetSettings, PromptSettings
 from attar.settings import Settings, Use
 from attar.sources.data import DataSettings
@@ -169,6 +171,9 @@ class MeasureSettings(Settings):
     warmup: int = Field(5, ge=0, description="calls before the first that counts")
     own_prompt_examples: int = Field(400, ge=10, description="test examples the recipe's own prompt is scored on")
     resamples: int = Field(10000, ge=100, le=1000000, description="of the bootstrap")
+    grid: GridSettings | None = Field(
+        None, description="batches and lengths at which models are timed besides, such as {batch: [1, 8]}"
+    )
     agreement: float = Field(0.98, ge=0, le=1, description="least agreement of the exported with the PyTorch model")
 
 
@@ -189,7 +194,7 @@ class Recipe(Settings):
     Example:
         >>> recipe = Recipe.model_validate({"task": "image-classification", "data": {"source": "sklearn:digits"},
         ...     "teacher": {"build": {"widths": [32, 64]}, "train": {}}, "student": {"build": {"widths": [8]}}})
-        >>> [step.use for step in recipe.compress]
+        >>> [step.use for step in recipe.compress.steps]
         ['static_int8']
     """
 
@@ -203,7 +208,9 @@ class Recipe(Settings):
     student: ModelSettings = Field(description="the small model")
     prompt: PromptsSettings = Field(PromptsSettings(), description="prompts")
     distill: DistillSettings = Field(DistillSettings(), description="how the student learns")
-    compress: tuple[Use, ...] = Field((), description="compression steps, in order; [] for none")
+    compress: CompressSettings = Field(
+        CompressSettings(), description="compression steps, in order ([] for none), or {to: {bytes: ..., p50: ...}}"
+    )
     measure: MeasureSettings = Field(MeasureSettings(), description="how models are measured")
     export: ExportSettings = Field(ExportSettings(), description="what the bundle is")
     seed: int = Field(0, ge=0, lt=2**31, description="of every random choice")

@@ -11,6 +11,7 @@ import numpy as np
 
 from attar.core.examples import DataSet
 from attar.core.prompt import TextPrompt
+from attar.pipeline.names import compressed
 from attar.pipeline.recipe import Recipe
 from attar.prompts.bank import own_prompt
 from attar.prompts.calibration import batch_calibration
@@ -79,7 +80,7 @@ def make_candidates(desk: Desk, lesson: Lesson) -> dict[str, Any]:
     from attar.prompts.kinds.settings import SoftSettings
     from attar.stages.soft import PromptStart, train_prompt
 
-    recipe, found, source = desk.recipe, desk.data(), desk.inputs["compress"].folder
+    recipe, found, source = desk.recipe, desk.data(), desk.inputs[compressed(desk.inputs)].folder
     mine = recipe.prompt.student
     facts: dict[str, Any] = {}
     for name in mine.race:
@@ -131,7 +132,8 @@ def race(desk: Desk, steps: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if "validation" not in data.gold:  # then the teacher says what is right
         seen = assets.with_targets(seen, desk.recorded())
     found = race_prompts(
-        {NONE: desk.inputs["compress"].folder} | {str(name): made / name for name in desk.recipe.prompt.student.race},
+        {NONE: desk.inputs[compressed(desk.inputs)].folder}
+        | {str(name): made / name for name in desk.recipe.prompt.student.race},
         desk.recipe.task,
         steps,
         replace(data, validation=seen),
@@ -149,4 +151,4 @@ def exported_model(inputs: Mapping[str, Artifact]) -> Path:
     told = inputs["export"].card.get("prompt")
     if told and told["kept"]:
         return inputs[STAGE].folder / str(told["name"])
-    return inputs["compress"].folder
+    return inputs[compressed(inputs)].folder

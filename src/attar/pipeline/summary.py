@@ -10,9 +10,10 @@ from typing import Any
 
 from attar import catalog
 from attar.core.prompt import TextPrompt
+from attar.meters.machine import hardware
 from attar.pipeline.graph import Stage
 from attar.pipeline.keys import machine
-from attar.pipeline.names import parted
+from attar.pipeline.names import of_kind, parted
 from attar.pipeline.recipe import Recipe
 from attar.stages.device import threads
 from attar.stages.memory import peak_rss
@@ -20,7 +21,7 @@ from attar.store.artifacts import Artifact
 from attar.store.files import read_json
 from attar.store.journal import Journal
 
-CURVES = ("teacher", "assistant", "control", "student")
+CURVES = ("teacher", "assistant", "control", "student", "compress")
 """Kinds of stages that train a model."""
 CHECKED = ("record", "student", "export")
 """Stages whose checks a summary shows."""
@@ -40,6 +41,7 @@ def summarize(
     """
     measured = read_json(done["measure"].folder / "measured.json")
     data = done["data"].card
+    steps = of_kind("compress", done)
     seconds = {name: artifact.seconds for name, artifact in done.items()}
     return {
         "schema": SCHEMA,
@@ -57,10 +59,13 @@ def summarize(
         "prompt": _prompt(recipe, done, measured),
         "text": _text(recipe, done),
         "record": _record(done),
-        "curves": {name: artifact.card["history"] for name, artifact in done.items() if parted(name)[0] in CURVES},
-        "compress": [_plan(plan) for name in ("compress", "export") for plan in done[name].card["plans"]],
+        "curves": {name: artifact.card["history"] for name, artifact in done.items() if _learned(name, artifact)},
+        "compress": [_plan(plan) for name in (*steps, "export") for plan in done[name].card["plans"]],
+        "damage": [row for name in steps for row in done[name].card["damage"]],
         "preflight": [check for name in CHECKED if name in done for check in done[name].card["preflight"]],
         "verdict": measured["verdict"],
+        "beside_dense": measured.get("beside_dense", []),
+        "plan": done["plan"].card if "plan" in done else None,
         "checks": measured["checks"],
         "samples": measured.get("samples", []),
         "pipeline": _pipeline(stages, done, folder),
@@ -68,6 +73,11 @@ def summarize(
         "seconds": {**seconds, "total": round(sum(seconds.values()), 3)},
         "peak_rss_bytes": _peak(folder),
     }
+
+
+def _learned(name: str, artifact: Artifact) -> bool:
+    """Tell whether a stage trained a model: a compression step without recovery did not."""
+    return parted(name)[0] in CURVES and bool(artifact.card["history"] or parted(name)[0] != "compress")
 
 
 def _untaught(recipe: Recipe) -> str:
@@ -173,7 +183,7 @@ def _kept(card: Mapping[str, Any]) -> str:
 
 
 def _conditions() -> dict[str, Any]:
-    return {**machine(), "threads": threads(), "date": datetime.now(UTC).date().isoformat()}
+    return {**machine(), **hardware(), "threads": threads(), "date": datetime.now(UTC).date().isoformat()}
 
 
 def _peak(folder: Path) -> int:

@@ -16,11 +16,12 @@ from attar.errors import AttarError
 from attar.objectives.learned import features_of
 from attar.objectives.ramp import Ramp
 from attar.optional import lazy
-from attar.pipeline import generation, nearer, student_prompts
+from attar.pipeline import compression, generation, nearer, student_prompts, target
+from attar.pipeline import dense as dense_models
 from attar.pipeline.crossing import across
 from attar.pipeline.endpoints import ask_ahead, served_teacher
 from attar.pipeline.members import combined
-from attar.pipeline.names import numbered, of_kind
+from attar.pipeline.names import compressed, numbered, of_kind
 from attar.pipeline.prompting import find_prompt, prompted_model
 from attar.pipeline.quality import Run, measure_all
 from attar.pipeline.recipe import Recipe
@@ -30,7 +31,6 @@ from attar.seeds import derive
 from attar.sources import data as sources
 from attar.sources import weights as weight_files
 from attar.stages import assets, tune
-from attar.stages.compress import compress as compress_model
 from attar.stages.device import choose_device, choose_precision, precision_name
 from attar.stages.distill import Origin, train_model
 from attar.stages.export import export as export_bundle
@@ -45,6 +45,7 @@ from attar.store.artifacts import Artifact
 from attar.store.files import remove, write_json
 from attar.students import folder as students
 from attar.students.prior import target_prior
+from attar.students.settings import ModelSettings
 from attar.teachers.endpoint import EndpointTeacher
 from attar.teachers.recorded import RecordedTeacher
 from attar.teachers.recorded_features import RecordedFeatures
@@ -124,6 +125,14 @@ def weights(desk: Desk) -> dict[str, Any]:
     else:
         shutil.copytree(found, desk.content)
     return {"stored_bytes": found.stat().st_size if found.is_file() else None}
+
+
+def plan(desk: Desk) -> dict[str, Any]:
+    """Find the compression steps that meet the recipe's target."""
+    own = desk.recipe.student
+    if own.from_teacher:  # its shapes are those of the teacher's weights, trained or not
+        own = desk.recipe.teacher.model_copy(update={"layers": own.layers, "answers_by": own.answers_by})
+    return target.plan_steps(desk, _origin(desk, own, desk.data()))
 
 
 def teacher(desk: Desk, place: int = 1) -> dict[str, Any]:
@@ -296,13 +305,43 @@ def student_prompt(desk: Desk) -> dict[str, Any]:
     return student_prompts.make_candidates(desk, lesson)
 
 
+def dense(desk: Desk) -> dict[str, Any]:
+    """Train the smaller dense models that the compressed student stands beside."""
+    terms = [(term.weight, term.use, term.settings) for term in desk.recipe.distill.objective]
+
+    def origin(settings: ModelSettings) -> Origin:
+        """Return what a model of these settings starts from."""
+        return _origin(desk, settings, desk.data())
+
+    def learn(own: Desk, settings: ModelSettings, more: int) -> dict[str, Any]:
+        """Train it."""
+        return _learn(own, terms, "distilling a dense model", settings=settings, more=more)
+
+    return dense_models.train_dense(desk, origin, learn)
+
+
 def _learn(
-    desk: Desk, terms: Sequence[tuple[float | Ramp, str, Mapping[str, Any]]], title: str, assistant: int = 0
+    desk: Desk,
+    terms: Sequence[tuple[float | Ramp, str, Mapping[str, Any]]],
+    title: str,
+    assistant: int = 0,
+    settings: ModelSettings | None = None,
+    more: int = 0,
 ) -> dict[str, Any]:
+    """Train a model at a desk: the student, or who else is given.
+
+    Args:
+        desk: of the stage.
+        terms: weight, name and settings of the objectives.
+        title: for the progress bar.
+        assistant: place of the assistant that is trained, from 1.
+        settings: of another model than the student.
+        more: steps beyond the student's own.
+    """
     recipe, found = desk.recipe, desk.data()
     speaker = desk.recorded() if "record" in desk.inputs else None
     name = numbered("assistant", assistant) if assistant else "student"
-    settings = recipe.assistants[assistant - 1] if assistant else recipe.student
+    settings = settings or (recipe.assistants[assistant - 1] if assistant else recipe.student)
     train, validation = (assets.with_targets(part, speaker) for part in splits(desk, title == CONTROL))
     objective = assets.objective_of(terms)
     policy = None if recipe.distill.on_policy is None or title == CONTROL else OnPolicy(recipe.distill.on_policy)
@@ -329,6 +368,7 @@ def _learn(
     lesson = Lesson(task, train, validation, objective, teacher, draw, moving)
     places = (desk.work, desk.content)
     how = equal_steps(recipe.distill, len(found.train))
+    how = how.model_copy(update={"steps": (how.steps or 1) + more})
     facts = train_model(
         origin,
         lesson,
@@ -370,22 +410,20 @@ def _corrected(desk: Desk, found: DataSet, speaker: RecordedTeacher, taught: boo
     return {"prior": facts}
 
 
-def compress(desk: Desk) -> dict[str, Any]:
-    """Apply the compression steps that work on the model."""
-    steps = [(step.use, step.settings) for step in desk.recipe.compress]
-    return compress_model(desk.inputs["student"].folder, steps, desk.data(), desk.content)
+def compress(desk: Desk, place: int = 1) -> dict[str, Any]:
+    """Apply the compression step at a place, from 1, of those that work on the model."""
+    return compression.run_step(desk, place, target.steps_of(desk.recipe, desk.inputs, "model"))
 
 
 def export(desk: Desk) -> dict[str, Any]:
     """Export the bundle, with the compression steps that work on the graph."""
+    source = desk.inputs[compressed(desk.inputs)].folder
     if desk.recipe.export.to == "hf":
-        return export_folder(desk.inputs["compress"].folder, desk.recipe.task, desk.content)
-    steps = [(step.use, step.settings) for step in desk.recipe.compress]
+        return export_folder(source, desk.recipe.task, desk.content)
+    steps = [(step.use, step.settings) for step in target.steps_of(desk.recipe, desk.inputs, "export")]
     if desk.recipe.prompt.student.race:
         return student_prompts.race(desk, steps)
-    return export_bundle(
-        desk.inputs["compress"].folder, desk.recipe.task, steps, desk.data(), (desk.work, desk.content)
-    )
+    return export_bundle(source, desk.recipe.task, steps, desk.data(), (desk.work, desk.content))
 
 
 def measure(desk: Desk) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from attar.report.advice_compression import dense_better
 from attar.report.advice_learning import calibration, lost_class, overfit, unfinished
 from attar.report.advice_parts import Advice
 from attar.report.advice_proof import export, no_difference, prompt_race, prompt_unproven, small_test
@@ -21,6 +22,7 @@ ON_QUALITY: tuple[Callable[[Mapping[str, Any]], Advice | None], ...] = (
     small_test,
     no_difference,
     export,
+    dense_better,
     prompt_race,
     prompt_unproven,
 )
@@ -37,9 +39,9 @@ def advise(summary: Mapping[str, Any]) -> list[Advice]:
 
     Rules: the teacher is worse than the control, or no better; a lead of the teacher that a much smaller student
     did not recover (an assistant, a lower temperature), or a student of like size did not (more data); a difference
-    that the test set is too small for, or that is none; losses by compression, by a prompt race decided by chance;
-    a prompt's gain that the held-out examples could not prove; a class that the student lost; overfitting; training
-    that ended too early; calibration.
+    that the test set is too small for, or that is none; losses by compression; a smaller model that was never cut and
+    is better; a loss by a prompt race decided by chance; a prompt's gain that the held-out examples could not prove; a
+    class that the student lost; overfitting; training that ended too early; calibration.
 
     Args:
         summary: a run's summary; a rule whose numbers are absent says nothing. Rules on quality need a metric of

@@ -93,22 +93,23 @@ def export(summary: Mapping[str, Any]) -> Advice | None:
     checks = {text(check.get("name")): number(check.get("value")) for check in mappings(summary.get("checks"))}
     if student is None or final is None or final.name == "student":
         return None
-    agreed = checks.get(f"{final.name} agrees with the PyTorch student")
+    agreed = checks.get(f"{final.name} agrees with the PyTorch model")
     known = all_known(student.quality.value, final.quality.value, agreed, final.quality.n)
     if known is None or known[3] <= 0:
         return None
-    cost = known[0] - known[1]
-    if cost <= CLEAR * math.sqrt(max(0.0, 1 - known[2]) / known[3]):
+    trimmed = checks.get("compressed agrees with the student")
+    cost, apart = known[0] - known[1], (1 - known[2]) + (0.0 if trimmed is None else 1 - trimmed)
+    if cost <= CLEAR * math.sqrt(max(0.0, apart) / known[3]):
         return None
     steps = ", ".join(dict.fromkeys(text(entry.get("step")) for entry in mappings(summary.get("compress"))))
     metric = metric_name(summary)
     words = (
         f"Compression and export cost {points_text(cost, None, None, metric).removeprefix('+')} "
         f"({metric_text(known[0], metric)} to {metric_text(known[1], metric)}; they disagree on "
-        f"{percent_text(1 - known[2])} of the test examples). Try it without one of its steps"
+        f"{'at most ' if trimmed else ''}{percent_text(apart)} of the test examples). Try it without one of its steps"
         f"{f' ({steps})' if steps else ''}."
     )
-    return Advice(words, {"student": known[0], "final": known[1], "agreement": known[2], "n": known[3]})
+    return Advice(words, {"student": known[0], "final": known[1], "agreement": 1 - apart, "n": known[3]})
 
 
 def prompt_race(summary: Mapping[str, Any]) -> Advice | None:

@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 
 from attar.report.advice import advise
-from attar.report.cells import columns, model_cells, perplexity_note
+from attar.report.cells import beaten_note, columns, fact_text, model_cells, perplexity_note
+from attar.report.compression import damage_cells, dense_lines, plan_facts, target_cells
 from attar.report.facts import final_model, items, mapping, mappings, metric_name, number, text, writes
 from attar.report.formats import number_text
-from attar.report.html import fact_text
 from attar.report.mermaid import summary_mermaid
 from attar.report.predict import needs, predict_command
 from attar.report.tables import headline, verdict_line, verdict_meaning
@@ -68,15 +68,39 @@ def _models(summary: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     header = ["model", *(markdown_escape(title) for title in titles.values())]
-    note = perplexity_note(summary)
-    table = markdown_table(header, rows, len(titles)) + (f"\n\n{markdown_escape(note)}" if note else "")
-    return f"## Results\n\n{table}"
+    notes = [beaten_note(summary).replace("* b", "B"), perplexity_note(summary)]
+    parts = [markdown_table(header, rows, len(titles)), *(markdown_escape(note) for note in notes if note)]
+    return "## Results\n\n" + "\n\n".join(parts)
 
 
 def _verdict(summary: Mapping[str, Any]) -> str:
     more = [verdict_meaning(summary), perplexity_line(summary), " ".join(gap_lines(summary))]
     parts = [f"**{markdown_escape(verdict_line(summary))}**", *(markdown_escape(line) for line in more)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _compression(summary: Mapping[str, Any]) -> str:
+    lines = [
+        f"- {markdown_escape(step['name'])}: {markdown_escape(words)}"
+        for step in plan_facts(summary)
+        if (words := " ".join([*(f"{what} {one} to {two}." for what, one, two in step["facts"]), *step["notes"]]))
+    ]
+    parts = [*map(markdown_escape, dense_lines(summary)), _damage(summary), _target(summary), "\n".join(lines)]
+    body = "\n\n".join(part for part in parts if part)
+    return f"## Compression\n\n{body}" if body else ""
+
+
+def _damage(summary: Mapping[str, Any]) -> str:
+    keys = ("step", "kept", "parameters", "before", "after", "recovered", "steps", "took")
+    rows = [[cells[key] for key in keys] for cells in damage_cells(summary)]
+    header = ["step", "recovery", "parameters", "before", "after", "recovered", "steps", "time"]
+    judged = "perplexity (lower is better)" if writes(summary) else "accuracy"
+    return f"By {judged} on validation examples:\n\n{markdown_table(header, rows, 6)}" if rows else ""
+
+
+def _target(summary: Mapping[str, Any]) -> str:
+    rows = [[cells[key] for key in ("what", "asked", "expected", "got")] for cells in target_cells(summary)]
+    return markdown_table(["target", "asked", "expected", "got"], rows, 3) if rows else ""
 
 
 def _conditions(summary: Mapping[str, Any]) -> str:
@@ -155,6 +179,7 @@ def card(summary: Mapping[str, Any]) -> str:
         markdown_escape(headline(summary)),
         _verdict(summary),
         _models(summary),
+        _compression(summary),
         predict,
         _use(summary),
         _pipeline(summary),

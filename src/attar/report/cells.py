@@ -11,8 +11,10 @@ from attar.report.facts import (
     metric_name,
     model_named,
     models,
+    number,
     ratio,
     speedup,
+    text,
     writes,
 )
 from attar.report.formats import (
@@ -39,6 +41,25 @@ TITLES = {
 """What stands above a column of the models' table; other columns have the name of their key."""
 
 
+def fact_text(name: str, value: Any) -> str:
+    """Write a fact of a compression step or of the conditions as its name asks.
+
+    Example:
+        >>> fact_text("bytes", 2_000_000), fact_text("vocabulary", 30522), fact_text("torch", "2.14.1")
+        ('2.00 MB', '30,522', '2.14.1')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(fact_text(name, part) for part in value) or MISSING
+    amount = number(value)
+    if amount is None:
+        return text(value) or MISSING
+    if name.endswith("bytes"):
+        return bytes_text(amount)
+    return count_text(amount) if name == "parameters" else number_text(amount)
+
+
 def columns(summary: Mapping[str, Any]) -> dict[str, str]:
     """Return the columns of the models' table after the model's name: key -> title, in order.
 
@@ -57,8 +78,8 @@ def model_cells(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return the cells of the models' table: one mapping a model, every value written for people.
 
     Keys: name, title, quality, perplexity, exact_match, tokens_per_second, parameters, bytes, smaller, p50, faster,
-    flops, rss, precision, runtime, dominated (``"dominated"`` or empty). Times smaller and faster are against the
-    teacher; without its size or time they are "–".
+    flops, rss, precision, runtime, dominated (the models that beat it in quality, bytes and milliseconds together, or
+    empty). Times smaller and faster are against the teacher; without its size or time they are "–".
 
     Example:
         >>> model_cells({"models": [{"name": "student", "bytes": 1_000_000}]})[0]["bytes"]
@@ -83,7 +104,7 @@ def model_cells(summary: Mapping[str, Any]) -> list[dict[str, str]]:
             "rss": bytes_text(model.get("peak_rss_bytes")),
             "precision": model.precision or MISSING,
             "runtime": model.runtime or MISSING,
-            "dominated": "dominated" if model.name in beaten else "",
+            "dominated": ", ".join(beaten.get(model.name, ())),
         }
         for model in found
     ]
@@ -118,3 +139,17 @@ def perplexity_note(summary: Mapping[str, Any]) -> str:
     said = "; ".join(f"{number_text(tokens)} to {', '.join(who)}" for tokens, who in counts.items())
     said = said.replace(" to ", " tokens to ", 1)
     return f"Perplexity is of one token, and the gold texts are {said}: do not compare these."
+
+
+def beaten_note(summary: Mapping[str, Any]) -> str:
+    """Say which models are beaten in quality, bytes and milliseconds together, and by which; empty where none is.
+
+    Example:
+        >>> rows = [("student", 0.8, 2000), ("exported", 0.9, 1000)]
+        >>> found = [{"name": name, "quality": quality, "bytes": size} for name, quality, size in rows]
+        >>> beaten_note({"models": found})
+        '* beaten in quality, bytes and ms: student by exported'
+    """
+    beaten = dominated(models(summary), higher_is_better(summary))
+    said = "; ".join(f"{name} by {', '.join(others)}" for name, others in beaten.items())
+    return f"* beaten in quality, bytes and ms: {said}" if said else ""

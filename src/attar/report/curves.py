@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from attar.report.compression import is_recovery
 from attar.report.facts import SYMBOLS, color, mapping, mappings, metric_name, number, text, writes
 from attar.report.formats import metric_text
 from attar.report.plotting import AXIS_FONT, figure, quality_axis, scale_of
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 SHARE = "share of "
 """What a key of a curve's row begins with where it holds an objective's share in the gradient."""
 
-_SHADES = ("#1f6fc4", "#b8630b", "#13795b", "#6741b3", "#b3304f", "#6f7780")
+SHADES = ("#1f6fc4", "#b8630b", "#13795b", "#6741b3", "#b3304f", "#6f7780")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
 Pairs = Sequence[tuple[float, float]]
@@ -43,9 +44,15 @@ def curves_figure(summary: Mapping[str, Any], key: str) -> go.Figure | None:
         The figure, or None if no curve has that value.
     """
     metric = validation_metric(summary) if key == "validation" else "loss"
-    curves = ((text(name), _pairs(rows, key)) for name, rows in mapping(summary.get("curves")).items())
+    curves = ((name, _pairs(rows, key)) for name, rows in _learned(summary).items())
     traces = [_curve(name, pairs, metric) for name, pairs in curves if pairs]
     return figure(traces, 340, _steps(), quality_axis(metric)) if traces else None
+
+
+def _learned(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the curves of models that learned; recoveries from compression are shown with what they recover from."""
+    every = {text(name): rows for name, rows in mapping(summary.get("curves")).items()}
+    return {name: rows for name, rows in every.items() if not is_recovery(name)}
 
 
 def _steps() -> dict[str, Any]:
@@ -85,7 +92,7 @@ def shares_figure(summary: Mapping[str, Any]) -> go.Figure | None:
     several = len({model for model, _, _ in found}) > 1
     traces = [
         _trace(f"{model}: {objective}" if several else objective, pairs, "")
-        | {"line": {"color": _SHADES[row % len(_SHADES)], "width": 2, "dash": _DASHES[row % len(_DASHES)]}}
+        | {"line": {"color": SHADES[row % len(SHADES)], "width": 2, "dash": _DASHES[row % len(_DASHES)]}}
         for row, (model, objective, pairs) in enumerate(found)
     ]
     y = {"title": {"text": "share of the gradient, %", "standoff": 8, "font": AXIS_FONT}, "range": [0, 103]}
@@ -93,9 +100,9 @@ def shares_figure(summary: Mapping[str, Any]) -> go.Figure | None:
 
 
 def _shares(summary: Mapping[str, Any]) -> Iterator[tuple[str, str, Pairs]]:
-    for model, rows in mapping(summary.get("curves")).items():
+    for model, rows in _learned(summary).items():
         keys = dict.fromkeys(text(key) for row in mappings(rows) for key in row if text(key).startswith(SHARE))
         for key in keys:
             pairs = _pairs(rows, key)
             if pairs:
-                yield text(model), key.removeprefix(SHARE), pairs
+                yield model, key.removeprefix(SHARE), pairs

@@ -9,8 +9,8 @@ from typing import Any
 
 from attar.report.formats import interval_text
 
-ORDER = ("teacher", "assistant", "control", "student", "compressed", "exported")
-"""The models of a run, from the first to the one that is handed over."""
+ORDER = ("teacher", "assistant", "control", "student", "compressed", "exported", "dense")
+"""The models of a run, from the first to the one that is handed over, and the dense ones that stand beside it."""
 
 COLORS = {
     "teacher": "#6741b3",
@@ -21,6 +21,8 @@ COLORS = {
     "student": "#1f6fc4",
     "compressed": "#b8630b",
     "exported": "#13795b",
+    "dense": "#5c6b00",
+    "dense_2": "#00708a",
 }
 """One color for each model, the same in every plot and table; each reads on white."""
 
@@ -33,6 +35,8 @@ SYMBOLS = {
     "student": "circle",
     "compressed": "diamond",
     "exported": "star",
+    "dense": "cross",
+    "dense_2": "x",
 }
 """One plotly symbol for each model, for eyes that tell colors apart badly."""
 
@@ -117,7 +121,7 @@ class ModelFacts:
     """Hold what a summary says of one model.
 
     Args:
-        name: teacher, assistant, control, student, compressed or exported.
+        name: teacher, assistant, control, student, compressed, exported or dense.
         title: what it is, for people.
         quality: its metric on the test examples.
         numbers: ece, agreement, parameters, flops, bytes, peak_rss_bytes, p50 and p90 (ms), tokens_per_second, and
@@ -128,6 +132,7 @@ class ModelFacts:
         confusion: counts, row = true class, column = predicted class.
         perplexity: of the gold texts, where it writes.
         exact_match: share of test examples for which it writes the gold text.
+        beaten_by: the models that the summary itself says dominate this one; None where it does not say.
     """
 
     name: str
@@ -140,6 +145,7 @@ class ModelFacts:
     confusion: tuple[tuple[float, ...], ...] = ()
     perplexity: Estimate = field(default_factory=Estimate)
     exact_match: Estimate = field(default_factory=Estimate)
+    beaten_by: tuple[str, ...] | None = None
 
     def get(self, key: str) -> float | None:
         """Return one of `numbers`, None where unknown."""
@@ -170,6 +176,7 @@ def _model(entry: Mapping[str, Any]) -> ModelFacts:
         confusion=_confusion(entry.get("confusion")),
         perplexity=estimate(entry.get("perplexity")),
         exact_match=estimate(entry.get("exact_match")),
+        beaten_by=tuple(map(text, items(entry["dominated_by"]))) if "dominated_by" in entry else None,
     )
 
 
@@ -251,8 +258,10 @@ def _beats(other: tuple[float | None, ...], point: tuple[float | None, ...]) -> 
     return all(a is None or b is None or a <= b for a, b in pairs)
 
 
-def dominated(found: Sequence[ModelFacts], higher: bool = True) -> set[str]:
-    """Return the names of models that another one beats or equals in all: quality, bytes, median latency, perplexity.
+def dominated(found: Sequence[ModelFacts], higher: bool = True) -> dict[str, tuple[str, ...]]:
+    """Return which models others beat or equal in all (quality, bytes, median latency, perplexity), and who does.
+
+    What the summary says of a model stands; where it says nothing, the figures are compared.
 
     Args:
         found: the models of one run; those without quality or bytes take no part, and those whose perplexity is of
@@ -265,11 +274,12 @@ def dominated(found: Sequence[ModelFacts], higher: bool = True) -> set[str]:
         if quality is not None and size is not None:
             rest = (size, model.get("p50"), model.perplexity.value)
             points[model.name] = (model.get("gold_tokens"), (-quality if higher else quality, *rest))
-    return {
-        name
+    beaten = {
+        name: tuple(other for other, (cut, place) in points.items() if cut == tokens and _beats(place, point))
         for name, (tokens, point) in points.items()
-        if any(cut == tokens and _beats(other, point) for cut, other in points.values())
     }
+    beaten |= {model.name: model.beaten_by for model in found if model.beaten_by is not None}
+    return {name: others for name, others in beaten.items() if others}
 
 
 def best_prompts(summary: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from attar.report.advice import advise
-from attar.report.cells import columns, model_cells, perplexity_note
+from attar.report.cells import columns, fact_text, model_cells, perplexity_note
+from attar.report.compression import damage_cells, dense_lines, plan_facts, target_cells, tried_cells
 from attar.report.curves import validation_metric
 from attar.report.facts import (
     color,
@@ -27,7 +28,7 @@ from attar.report.facts import (
     text,
     writes,
 )
-from attar.report.formats import MISSING, bytes_text, count_text, metric_title, number_text, seconds_text
+from attar.report.formats import MISSING, bytes_text, metric_title, number_text, seconds_text
 from attar.report.mermaid import mermaid_svg, summary_mermaid
 from attar.report.plots import figures
 from attar.report.plotting import CONFIG, figure_json
@@ -50,36 +51,14 @@ def together(words: str) -> str:
     return _UNIT.sub("\u00a0", words).replace(" = ", "\u00a0=\u00a0")
 
 
-def fact_text(name: str, value: Any) -> str:
-    """Write a fact of a compression step or of the conditions as its name asks.
-
-    Example:
-        >>> fact_text("bytes", 2_000_000), fact_text("vocabulary", 30522), fact_text("torch", "2.14.1")
-        ('2.00 MB', '30,522', '2.14.1')
-    """
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list | tuple):
-        return ", ".join(fact_text(name, part) for part in value) or MISSING
-    amount = number(value)
-    if amount is None:
-        return text(value) or MISSING
-    if name.endswith("bytes"):
-        return bytes_text(amount)
-    return count_text(amount) if name == "parameters" else number_text(amount)
-
-
-def _steps(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    steps = []
-    for entry in mappings(summary.get("compress")):
-        before, after = mapping(entry.get("before")), mapping(entry.get("after"))
-        facts = [
-            (text(key), fact_text(text(key), before.get(key)), fact_text(text(key), after.get(key)))
-            for key in dict.fromkeys([*before, *after])
-        ]
-        notes = [text(note) for note in items(entry.get("notes"))]
-        steps.append({"name": text(entry.get("step")) or MISSING, "facts": facts, "notes": notes})
-    return steps
+def _compression(summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "damage": damage_cells(summary),
+        "steps": plan_facts(summary),
+        "target": target_cells(summary),
+        "tried": tried_cells(summary),
+        "dense": dense_lines(summary),
+    }
 
 
 def _checks(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -184,7 +163,7 @@ def render(summary: Mapping[str, Any]) -> str:
             final=final.name if final else "",
             plots=plots,
             prompts=prompt_section(summary),
-            steps=_steps(summary),
+            compression=_compression(summary),
             checks=_checks(summary),
             mermaid=graph,
             picture=_trusted(mermaid_svg(graph)) if graph else "",

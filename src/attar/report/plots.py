@@ -23,6 +23,7 @@ from attar.report.facts import (
 from attar.report.formats import bytes_text, metric_title, ms_text, number_text
 from attar.report.plotting import AXIS_FONT, bars, figure, log_axis, quality_axis, scale_of, short
 from attar.report.prompt_plots import prompts_figure
+from attar.report.recovery_plots import recovery_figure
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -122,7 +123,7 @@ def figures(summary: Mapping[str, Any]) -> dict[str, go.Figure]:
     """Return every figure that a summary has the values for, by name.
 
     Names: quality_bytes, quality_latency, prompts, loss, validation, validation_loss (of models that write), shares,
-    confusion_teacher, confusion_exported (or of the last model there is).
+    recovery, confusion_teacher, confusion_exported (or of the last model there is).
     """
     last = next((name for name in ("exported", "compressed", "student") if model_named(summary, name)), "exported")
     made = {
@@ -133,6 +134,7 @@ def figures(summary: Mapping[str, Any]) -> dict[str, go.Figure]:
         "validation": curves_figure(summary, "validation"),
         "validation_loss": curves_figure(summary, "validation_loss") if writes(summary) else None,
         "shares": shares_figure(summary),
+        "recovery": recovery_figure(summary),
         "confusion_teacher": confusion_figure(summary, "teacher"),
         f"confusion_{last}": confusion_figure(summary, last),
     }

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from attar.report.facts import text, writes
+from attar.report.facts import final_model, text, writes
 
 
 def predict_command(summary: Mapping[str, Any], run: str = "") -> str:
@@ -35,6 +35,9 @@ def needs(summary: Mapping[str, Any]) -> str:
         >>> needs({"models": [{"name": "exported"}]})
         'It answers with onnxruntime, without PyTorch.'
     """
+    final = final_model(summary)
+    if writes(summary) and final is not None and final.runtime.startswith("onnxruntime"):
+        return "It writes with onnxruntime, without PyTorch."
     if writes(summary):
         return "It writes with PyTorch and transformers; any tool that reads their folders reads it too."
     return "It answers with onnxruntime, without PyTorch."

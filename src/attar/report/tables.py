@@ -9,8 +9,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from attar.report.cells import columns, model_cells, perplexity_note
+from attar.report.cells import beaten_note, columns, model_cells, perplexity_note
 from attar.report.compare import compare_rows
+from attar.report.compression import dense_lines
 from attar.report.facts import (
     final_model,
     mapping,
@@ -92,8 +93,7 @@ def models_table(summary: Mapping[str, Any], width: int | None = None) -> Table:
     final = final_model(summary)
     for cells, row in zip(found, rows, strict=True):
         _add(table, [row[key] for key in shown], "bold" if final and cells["name"] == final.name else "")
-    beaten = any(cells["dominated"] for cells in found)
-    notes = ["* another model is at least as good, as small and as fast" if beaten else "", perplexity_note(summary)]
+    notes = [beaten_note(summary), perplexity_note(summary), *dense_lines(summary)]
     if any(notes):
         _caption(table, "\n".join(note for note in notes if note))
     return table

@@ -160,12 +160,13 @@ def config(path: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def as_folder(source: Path, target: Path) -> None:
-    """Convert a GGUF file once to a plain Hugging Face folder: bfloat16 safetensors, tokenizer, chat template.
+def as_folder(source: Path, target: Path, precision: str = "bfloat16") -> None:
+    """Convert a GGUF file once to a plain Hugging Face folder: safetensors, tokenizer, chat template.
 
     Args:
         source: the file; its weights are dequantized.
         target: the folder to make, missing or empty; it appears when it is whole. One process at a time may make it.
+        precision: of the weights in the folder.
 
     Raises:
         AttarError: the file is damaged, or of a family that transformers cannot read from GGUF.
@@ -177,7 +178,7 @@ def as_folder(source: Path, target: Path) -> None:
         with disk_errors(target), _quiet():
             remove(beside)
             target.parent.mkdir(parents=True, exist_ok=True)
-            _convert(source, beside)
+            _convert(source, beside, precision)
             os.replace(beside, target)
     except (AttarError, MemoryError):
         raise
@@ -191,13 +192,13 @@ def as_folder(source: Path, target: Path) -> None:
         remove(beside)
 
 
-def _convert(source: Path, folder: Path) -> None:
+def _convert(source: Path, folder: Path, precision: str) -> None:
     where, name = str(source.parent), source.name
     tokenizer = transformers.AutoTokenizer.from_pretrained(where, gguf_file=name)
     model = transformers.AutoModelForCausalLM.from_pretrained(
         where,
         gguf_file=name,
-        dtype=torch.bfloat16,
+        dtype=getattr(torch, precision),
         quantization_config=transformers.GgufConfig(dequantize=True),
     )
     model.save_pretrained(folder)

@@ -31,6 +31,7 @@ class Progress:
         best: the best validation so far: ``(score, -loss)`` and its step.
         stale: validations since then.
         drawn: what the lesson's `draw` remembers.
+        seconds: of training, over all tries.
     """
 
     step: int = 0
@@ -39,6 +40,7 @@ class Progress:
     best_step: int = 0
     stale: int = 0
     drawn: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 def frozen_names(module: torch.nn.Module) -> frozenset[str]:

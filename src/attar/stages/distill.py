@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from attar.core.damage import choose_by_damage
 from attar.core.examples import Examples
 from attar.core.nouns import Model, Task
 from attar.errors import AttarError
@@ -19,7 +21,6 @@ from attar.stages.preflight import preflight
 from attar.stages.schedule import TrainSettings
 from attar.store.files import remove
 from attar.students import folder as students
-from attar.students.damage import choose_by_damage
 from attar.students.settings import ModelSettings
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ class Start(Protocol):
 
     def make(self) -> Model:
         """Return the model before training; torch's seed decides what is new in it."""
+
+    def held(self, model: Model) -> AbstractContextManager[None]:
+        """Keep what must not change of a model inside the ``with`` block that trains it."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Origin:
         """Return the model before training; torch's seed decides what is new in it.
 
         Where layers are chosen by damage, it is the model that the same layers by number give, with a fact more:
-        ``layers`` (`attar.students.damage.Damage`).
+        ``layers`` (`attar.core.damage.Damage`).
 
         Raises:
             AttarError: the weights or the layers cannot be had.
@@ -78,11 +82,17 @@ class Origin:
             if measure == "auto":  # what a head that is new says of a layer left out is noise
                 known = self.settings.from_teacher or not self.labels or self.settings.answers_by == "label_words"
                 measure = "kl" if known else "influence"
-            found = choose_by_damage(whole, self.task, self.examples, choice, measure)
+            found = choose_by_damage(
+                whole, self.task, self.examples, choice.count, measure, choice.texts, choice.greedy
+            )
         say(f"  layers kept by {measure}: {', '.join(map(str, found.kept))}")
         model = self._made(self.settings.model_copy(update={"layers": found.kept}))
         model.facts["layers"] = found.to_json()
         return model
+
+    def held(self, model: Model) -> AbstractContextManager[None]:
+        """Hold nothing: every weight is free."""
+        return nullcontext()
 
     def _made(self, settings: ModelSettings) -> Model:
         return students.make(settings, self.weights, self.labels, self.shape, self.facts)
@@ -125,10 +135,11 @@ def train_model(
             )
     torch.manual_seed(derive(seed, "weights"))
     model = origin.make()
-    checks = preflight(model, lesson)
-    trainer = Trainer(model, lesson, settings, seed, work / "checkpoint", device)
-    outcome = trainer.run(title)
-    model.module = trainer.plain.to("cpu")
+    with origin.held(model):
+        checks = preflight(model, lesson)
+        trainer = Trainer(model, lesson, settings, seed, work / "checkpoint", device)
+        outcome = trainer.run(title)
+        model.module = trainer.plain.to("cpu")
     remove(content)
     students.save(model, content)
     return {

@@ -6,8 +6,10 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ from attar.core.prompt import TextPrompt
 from attar.core.reading import frame_of
 from attar.errors import AttarError
 from attar.exporters.bundle import Bundle, write_card
+from attar.exporters.onnx import OnnxExporter
 from attar.stages import assets
+from attar.stages.calibrate import graph_calibration
 from attar.stages.compress import Steps, steps_at
 from attar.store.files import read_json, remove, sha256_file
 from attar.students import folder as students
-from attar.tasks.image_classification import normalize
 from attar.tasks.text_classification import text_ids
 from attar.teachers.classifier import ClassifierTeacher
 
@@ -62,7 +65,7 @@ def export(
     for name, settings in steps_at("export", steps):
         kind = catalog.entry("compressor", name)
         smaller = work / f"{name}.onnx"
-        calibration = _calibration(model, data) if kind.needs_calibration else None
+        calibration = graph_calibration(partial(_bundled, model, task, data.labels), graph, data)
         plans.append(asdict(kind(kind.Settings(**settings)).apply(graph, smaller, calibration)))
         graph.unlink()
         graph, precision = smaller, kind.precision
@@ -73,7 +76,7 @@ def export(
 
 def _write_graph(model: Model, graph: Path, kept: Path | None) -> None:
     if kept is None or not kept.is_file():
-        catalog.entry("exporter", "onnx")().export(model, graph)
+        OnnxExporter().export(model, graph)
         if kept is None:
             return
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -124,11 +127,7 @@ def _parity(model: Model, task: str, data: DataSet, graph: Path) -> list[dict[st
     """
     examples = data.validation.take(np.arange(min(PROBE, len(data.validation))))
     checks = []
-    with tempfile.TemporaryDirectory(dir=graph.parent) as temporary:
-        folder = Path(temporary)
-        shutil.copyfile(graph, folder / "model.onnx")
-        _finish_bundle(folder, model, task, data.labels, "float32")
-        bundle = Bundle(folder, threads=1)
+    with _bundled(model, task, data.labels, graph) as bundle:
         if model.processor is not None:
             texts = [str(text) for text in examples.inputs]
             same = text_ids(model, texts) == [bundle.tokens(text) for text in texts]
@@ -151,16 +150,24 @@ def _parity(model: Model, task: str, data: DataSet, graph: Path) -> list[dict[st
     return checks
 
 
-def _finish_bundle(folder: Path, model: Model, task: str, labels: Sequence[str], precision: str) -> None:
+@contextmanager
+def _bundled(model: Model, task: str, labels: Sequence[str], graph: Path) -> Iterator[Bundle]:
+    """Give a bundle of a graph for a block, to answer as what is served will."""
+    with tempfile.TemporaryDirectory(dir=graph.parent) as temporary:
+        folder = Path(temporary)
+        shutil.copyfile(graph, folder / "model.onnx")
+        _finish_bundle(folder, model, task, labels, "float32")
+        yield Bundle(folder, threads=1)
+
+
+def _finish_bundle(
+    folder: Path, model: Model, task: str, labels: Sequence[str], precision: str, name: str = "model.onnx"
+) -> None:
     """Write the tokenizer and the card beside a graph."""
     if model.processor is not None:
         model.processor.backend_tokenizer.save(str(folder / "tokenizer.json"))
-    card = {"task": task, "labels": list(labels), "model": "model.onnx", "precision": precision}
+    card = {"task": task, "labels": list(labels), "model": name, "precision": precision}
     write_card(folder, {**card, "input": _input(model)})
-
-
-def _calibration(model: Model, data: DataSet) -> np.ndarray:
-    return normalize(np.asarray(data.train.inputs), model.facts["mean"], model.facts["std"])
 
 
 def _input(model: Model) -> Mapping[str, Any]:

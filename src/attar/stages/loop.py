@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from attar.core.examples import UNKNOWN, Examples
+from attar.core.examples import Examples
 from attar.core.nouns import Model
 from attar.log import progress as progress_bar
 from attar.optional import lazy
@@ -19,6 +19,7 @@ from attar.stages.device import choose_device, choose_precision, precision_name
 from attar.stages.lesson import Lesson, accumulate, build_learned
 from attar.stages.memory import trim_heap
 from attar.stages.schedule import Schedule, TrainSettings
+from attar.stages.score import score
 from attar.stages.shares import gradient_shares
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
-SCORED = 256
-"""Rows of the validation split whose scores are laid out at once."""
 TRIM_STEPS = 10
 """Steps between two returns of freed memory: rare enough to cost nothing, often enough to bound the holes."""
 
@@ -94,6 +93,7 @@ class Trainer:
             title: for the progress bar.
         """
         state = load_checkpoint(self.work, self.trained, self.optimizer, self.left_out)
+        began = time.monotonic() - state.seconds
         if self.lesson.draw is not None:
             self.lesson.draw.restore(state.drawn)
         saved = time.monotonic()
@@ -101,8 +101,9 @@ class Trainer:
             while state.step < self.schedule.steps and not self._stops(state):
                 row = self._step(state.step)
                 state.step += 1
+                state.seconds = time.monotonic() - began
                 if self.schedule.validates(state.step - 1):
-                    row |= self._validate(state) | self._shares(state.step - 1)
+                    row |= {"seconds": round(state.seconds, 1)} | self._validate(state) | self._shares(state.step - 1)
                 if "validation" in row or state.step % max(1, self.schedule.steps // 100) == 0:
                     state.history.append(row)
                 bar.advance(1, f"loss {row['loss']:.3f}")
@@ -198,20 +199,8 @@ class Trainer:
         return {f"share of {name}": share for name, share in found.items()}
 
     def _score(self, examples: Examples) -> tuple[float, float]:
-        self.plain.eval()
-        order = np.argsort(-self.lesson.task.length(self.model, examples), kind="stable")
-        right, loss, count = 0.0, 0.0, 0
-        with torch.inference_mode(), self._autocast():
-            for first in range(0, len(order), 64):
-                batch = self.lesson.task.collate(self.model, examples.take(order[first : first + 64]))
-                rows = self.lesson.task.rows(self.model, batch)
-                for part in rows.slices(SCORED):
-                    scores, targets = rows.take(part).dense().float(), batch.targets[part].to(rows.key.device)
-                    known = targets != UNKNOWN
-                    right += float((scores.argmax(-1) == targets)[known].sum())
-                    loss += float(torch.nn.functional.cross_entropy(scores[known], targets[known], reduction="sum"))
-                    count += int(known.sum())
-        return right / max(1, count), loss / max(1, count)
+        with self._autocast():
+            return score(self.model, self.lesson.task, examples)
 
 
 def _optimizer(module: torch.nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:

@@ -18,12 +18,17 @@ import numpy as np
 
 from attar.core.examples import Examples
 from attar.errors import AttarError
-from attar.log import progress
+from attar.log import Meter, progress
+from attar.meters import compare
+from attar.meters.grid import GridSettings
 from attar.seeds import derive
 from attar.stages.device import threads
 
 REST = 0.02
 """Seconds between two calls: a runtime's threads spin on for a while and would slow the next contender."""
+
+REFERENCES = ("teacher", "student")
+"""Contenders that every other one's speed is compared with."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,13 @@ def _workers(contenders: Sequence[Contender], task: str, inputs: Path, folder: P
 
 
 def measure_files(
-    contenders: Sequence[Contender], task: str, test: Examples, texts: int, warmup: int, seed: int
+    contenders: Sequence[Contender],
+    task: str,
+    test: Examples,
+    texts: int,
+    warmup: int,
+    seed: int,
+    grid: GridSettings | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Time every contender on the same test examples, one at a time, and read the scores of bundles.
 
@@ -115,9 +126,13 @@ def measure_files(
         texts: how many of its examples are timed.
         warmup: calls of each contender before the first that counts.
         seed: of the choice of examples.
+        grid: batches and lengths that are timed besides; None times none.
 
     Returns:
-        Name -> latency, peak memory, precision, runtime, and ``scores`` for bundles.
+        Name -> ``load_seconds``, ``loaded_rss_bytes``, ``peak_rss_bytes`` (of single examples), ``precision``,
+        ``runtime``, ``latency_ms``, ``against`` (what may be claimed of its speed against teacher and student),
+        ``grid``; of a bundle ``scores`` and what its graph is executed as; of a model that writes ``prefill_ms`` and
+        ``token_ms``.
     """
     random = np.random.Generator(np.random.PCG64(derive(seed, "latency")))
     chosen = random.permutation(len(test))[: min(texts, len(test))]
@@ -125,20 +140,24 @@ def measure_files(
         folder = Path(temporary)
         inputs = _write_inputs(test, folder)
         with _workers(contenders, task, inputs, folder) as workers:
-            times, lengths = _interleave(workers, chosen, warmup)
-            return {
-                contender.name: {
-                    **_facts(workers[contender.name]),
-                    "latency_ms": _latency(times[contender.name], lengths[contender.name]),
-                    "scores": _scores(workers[contender.name], folder) if contender.kind == "bundle" else None,
-                    "peak_rss_bytes": workers[contender.name].ask(do="memory")["peak_rss_bytes"],
+            rounds = _interleave(workers, chosen, warmup)
+            found = {
+                one.name: {
+                    **_facts(workers[one.name]),
+                    **_figures(one.name, rounds),
+                    "scores": _scores(workers[one.name], folder) if one.kind == "bundle" else None,
+                    "peak_rss_bytes": workers[one.name].ask(do="memory")["peak_rss_bytes"],
                 }
-                for contender in contenders
+                for one in contenders
             }
+            points = _grid(workers, test, grid, int(chosen[0]))
+            for name, worker in workers.items():  # last: watching a graph loads it twice more
+                found[name] |= {"grid": points[name], **worker.ask(do="executed", place=int(chosen[0]))}
+            return found
 
 
 def _facts(worker: Worker) -> dict[str, Any]:
-    return {name: worker.ready[name] for name in ("precision", "runtime", "load_seconds")}
+    return {name: worker.ready[name] for name in ("precision", "runtime", "load_seconds", "loaded_rss_bytes")}
 
 
 def _write_inputs(test: Examples, folder: Path) -> Path:
@@ -150,37 +169,71 @@ def _write_inputs(test: Examples, folder: Path) -> Path:
     return path
 
 
-def _interleave(
-    workers: Mapping[str, Worker], chosen: np.ndarray, warmup: int
-) -> tuple[dict[str, list[float]], dict[str, list[int]]]:
-    times: dict[str, list[float]] = {name: [] for name in workers}
-    lengths: dict[str, list[int]] = {name: [] for name in workers}
+Rounds = dict[str, list[dict[str, Any]]]
+"""Name -> the worker's answer in each round; all contenders ran in each."""
+
+
+def _interleave(workers: Mapping[str, Worker], chosen: np.ndarray, warmup: int) -> Rounds:
     for worker in workers.values():
         for place in chosen[:warmup]:
             worker.ask(do="time", place=int(place))
     with progress("measuring latency", len(chosen) * len(workers)) as bar:
-        for place in chosen:
-            for name, worker in workers.items():
-                time.sleep(REST)
-                answer = worker.ask(do="time", place=int(place))
-                times[name].append(answer["ms"])
-                lengths[name].append(answer["length"])
-                bar.advance(1, name)
-    return times, lengths
+        return _take_turns(workers, [{"do": "time", "place": int(place)} for place in chosen], bar)
 
 
-def _latency(times: Sequence[float], lengths: Sequence[int]) -> dict[str, Any]:
-    p10, p50, p90 = (float(x) for x in np.percentile(times, [10, 50, 90]))
-    return {
-        "p10": round(p10, 3),
-        "p50": round(p50, 3),
-        "p90": round(p90, 3),
-        "batch": 1,
-        "threads": threads(),
-        "length": int(np.median(lengths)),
-        "n": len(times),
-        "device": "cpu",
-    }
+def _take_turns(workers: Mapping[str, Worker], requests: Sequence[Mapping[str, Any]], bar: Meter) -> Rounds:
+    rounds: Rounds = {name: [] for name in workers}
+    for request in requests:
+        for name, worker in workers.items():
+            time.sleep(REST)
+            rounds[name].append(worker.ask(**request))
+            bar.advance(1, name)
+    return rounds
+
+
+def _figures(name: str, rounds: Rounds) -> dict[str, Any]:
+    """Return the latency of a contender, its parts, and what may be claimed of it."""
+    own = rounds[name]
+    conditions = {"batch": 1, "threads": threads(), "length": int(np.median([one["length"] for one in own]))}
+    latency = {**_percentiles(own, "ms", (10, 50, 90)), **conditions, "n": len(own), "device": "cpu"}
+    return {"latency_ms": latency, **_parts(own), "against": _against(name, rounds)}
+
+
+def _percentiles(answers: Sequence[Mapping[str, Any]], what: str, which: Sequence[int]) -> dict[str, float]:
+    values = np.percentile([one[what] for one in answers], which)
+    return {f"p{percent}": round(float(value), 3) for percent, value in zip(which, values, strict=True)}
+
+
+def _parts(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return prefill and decode apart, where the model writes."""
+    if "prefill_ms" not in answers[0]:
+        return {}
+    return {what: _percentiles(answers, what, (50, 90)) for what in ("prefill_ms", "token_ms")}
+
+
+def _against(name: str, rounds: Rounds) -> dict[str, Any]:
+    """Return what may be claimed of a contender's speed: other -> `attar.meters.compare.Claim`."""
+    times = {one: [answer["ms"] for answer in answers] for one, answers in rounds.items()}
+    others = [one for one in REFERENCES if one in times and one != name]
+    return {other: compare.claim(times[name], times[other]).to_json() for other in others}
+
+
+def _grid(
+    workers: Mapping[str, Worker], test: Examples, grid: GridSettings | None, place: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the grid's points of each contender: what it cannot read at once is left out."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
+    points = [] if grid is None else list(grid.points(texts=not isinstance(test.inputs, np.ndarray)))
+    total = 0 if grid is None else len(points) * len(workers) * grid.rounds
+    with progress("measuring batches and lengths", total) as bar:
+        for batch, length in points:
+            request = {"do": "grid", "batch": batch, "length": length, "place": place}
+            able = {name: worker for name, worker in workers.items() if worker.ask(**request)["ms"] is not None}
+            rounds = _take_turns(able, [request] * (grid.rounds if grid else 0), bar)
+            for name, answers in rounds.items():
+                at = {"batch": batch, "length": length, **_percentiles(answers, "ms", (50, 90)), "n": len(answers)}
+                found[name].append({**at, **_parts(answers), "against": _against(name, rounds)})
+    return found
 
 
 def _scores(worker: Worker, folder: Path) -> np.ndarray:

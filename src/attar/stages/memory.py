@@ -9,18 +9,28 @@ import sys
 from pathlib import Path
 
 
+def rss() -> int:
+    """Return the resident memory of this process now, in bytes; where the system does not say, its peak."""
+    return _status("VmRSS") or peak_rss()
+
+
 def peak_rss() -> int:
     """Return the largest resident memory of this process so far, in bytes.
 
     Linux's ``VmHWM`` is read where it is: ``ru_maxrss`` of a started process begins with the memory of the process
     that started it.
     """
+    return _status("VmHWM") or 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # counts KiB on Linux
+
+
+def _status(name: str) -> int:
+    """Return an entry of Linux's ``/proc/self/status`` in bytes; 0 where there is none."""
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(f"{name}:"):
                 return 1024 * int(line.split()[1])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # counts KiB on Linux
+    return 0
 
 
 def give_back() -> None:

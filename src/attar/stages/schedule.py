@@ -32,7 +32,8 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _micro_batch_fits(self) -> TrainSettings:
-        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+        own: int | None = self.batch_size  # a recovery may leave it to the student
+        if self.micro_batch_size is not None and own is not None and self.micro_batch_size > own:
             raise ValueError(f"micro_batch_size must be <= batch_size ({self.batch_size}), got {self.micro_batch_size}")
         return self
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ class PromptStart:
     folder: Path
     prompt: SoftSettings
     written: TextPrompt | None = None
+
+    def held(self, model: Model) -> AbstractContextManager[None]:
+        """Hold nothing: what is frozen is frozen by itself."""
+        return nullcontext()
 
     def make(self) -> Model:
         """Return the model, frozen, under the new prompt; torch's seed decides what is drawn.

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attar.core.layers import keep_layers
 from attar.core.nouns import Model
 from attar.errors import AttarError
 from attar.optional import lazy
 from attar.students.settings import ModelSettings
-from attar.students.transformers import check_loaded, keep_layers, load_tokenizer, quiet_transformers
+from attar.students.transformers import check_loaded, load_tokenizer, quiet_transformers
 
 if TYPE_CHECKING:
     import torch

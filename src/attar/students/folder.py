@@ -13,6 +13,8 @@ from attar.store.files import read_json, write_json
 from attar.students.settings import ModelSettings
 
 CARD = "attar.json"
+TENSORS = "attar.safetensors"
+"""Tensors that belong to a model besides its weights, where it has some."""
 
 
 def kind_of(settings: ModelSettings) -> str:
@@ -58,8 +60,12 @@ def make(
 
 def save(model: Model, folder: Path) -> None:
     """Write a model and the card that `load` needs into a folder, which is made."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
     catalog.entry("student", model.kind)().save(model, folder)
+    if model.tensors:
+        save_file({name: tensor.contiguous() for name, tensor in model.tensors.items()}, folder / TENSORS)
     write_json(folder / CARD, {"schema": 1, "kind": model.kind, "facts": model.facts})
 
 
@@ -70,11 +76,14 @@ def load(folder: Path) -> Model:
         AttarError: the folder is not a student's, or its files do not fit.
     """
     from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
     card = read_json(folder / CARD)
     kind: Any = catalog.entry("student", card["kind"])()
     try:
         model: Model = kind.load(folder, dict(card["facts"]))
+        if (folder / TENSORS).is_file():
+            model.tensors = load_file(folder / TENSORS)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise AttarError(f"{folder} cannot be loaded: {str(error).splitlines()[0]}") from error
     model.module.eval()

@@ -43,9 +43,13 @@ class NetStudent:
         """Read the network that `save` wrote."""
         from safetensors.torch import load_file
 
-        module = _module(Build(**facts["build"]), facts["shape"], len(facts["labels"]))
+        module = self.empty(facts)
         module.load_state_dict(load_file(folder / "model.safetensors"))
         return Model(module, "net", None, facts)
+
+    def empty(self, facts: dict[str, Any]) -> torch.nn.Module:
+        """Return the network that the facts describe, with random weights."""
+        return _module(Build(**facts["build"]), facts["shape"], len(facts["labels"]))
 
 
 def _module(build: Build, shape: Sequence[int], classes: int) -> torch.nn.Module:

@@ -116,33 +116,3 @@ class ModelSettings(Settings):
         if isinstance(self.layers, int) and self.layers < 1:
             raise ValueError(f"layers must be >= 1, got {self.layers}")
         return self
-
-
-def choose_layers(wanted: int | tuple[int, ...], available: int) -> tuple[int, ...]:
-    """Return which layers to keep.
-
-    Args:
-        wanted: how many, spread evenly with the first and the last among them, or which.
-        available: layers the model has.
-
-    Raises:
-        ValueError: more are wanted than there are.
-
-    Example:
-        >>> choose_layers(3, 6)
-        (0, 2, 5)
-        >>> choose_layers(1, 6)
-        (0,)
-    """
-    chosen = wanted if isinstance(wanted, tuple) else _spread(wanted, available)
-    if len(chosen) > available or max(chosen) >= available:
-        raise ValueError(f"the model has {available} layers (0 to {available - 1}), got {list(chosen)}")
-    return tuple(sorted(chosen))
-
-
-def _spread(count: int, available: int) -> tuple[int, ...]:
-    if count > available:
-        return tuple(range(count))
-    if count == 1:
-        return (0,)
-    return tuple(int(i * (available - 1) / (count - 1)) for i in range(count))

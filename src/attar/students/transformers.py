@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attar.core.layers import keep_layers
 from attar.core.nouns import Model
 from attar.errors import AttarError
 from attar.optional import lazy
-from attar.students.settings import ModelSettings, choose_layers
+from attar.students.settings import ModelSettings
 
 if TYPE_CHECKING:
     import torch
@@ -133,47 +134,3 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
     return tokenizer
-
-
-def layer_list(module: torch.nn.Module) -> tuple[torch.nn.Module, str, torch.nn.ModuleList]:
-    """Find the stack of layers of a transformer.
-
-    Returns:
-        The module that holds the stack, the attribute's name, and the stack.
-
-    Raises:
-        AttarError: no list of modules is as long as the configuration's ``num_hidden_layers``.
-    """
-    count = getattr(module.config, "num_hidden_layers", None)
-    for holder in module.modules():
-        for name, child in holder.named_children():
-            if isinstance(child, torch.nn.ModuleList) and len(child) == count:
-                return holder, name, child
-    raise AttarError(f"`layers` cannot be used with {type(module).__name__}: it has no single stack of layers.")
-
-
-def keep_layers(module: torch.nn.Module, wanted: int | tuple[int, ...]) -> tuple[int, ...]:
-    """Keep some layers of a transformer, in place; it saves and loads as a shallower model of the same kind.
-
-    Args:
-        module: the model.
-        wanted: see `attar.students.settings.choose_layers`.
-
-    Returns:
-        The layers kept.
-    """
-    holder, name, stack = layer_list(module)
-    try:
-        kept = choose_layers(wanted, len(stack))
-    except ValueError as error:
-        raise AttarError(f"layers cannot be kept: {error}.") from error
-    setattr(holder, name, torch.nn.ModuleList([stack[i] for i in kept]))
-    for place, layer in enumerate(getattr(holder, name)):
-        for part in layer.modules():
-            if hasattr(part, "layer_idx"):  # where the layer's keys and values lie in a cache
-                part.layer_idx = place
-    config: Any = module.config
-    config.num_hidden_layers = len(kept)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[i] for i in kept]
-    return kept

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attar.core import widths
 from attar.core.nouns import Model
 from attar.errors import AttarError, did_you_mean
 from attar.optional import lazy, require
@@ -45,7 +46,7 @@ class _NamedStudent:
         return Model(self._new(name, len(labels), int(shape[0]), settings.pretrained), self.library, None, facts)
 
     def save(self, model: Model, folder: Path) -> None:
-        """Write ``model.safetensors`` in the library's own names."""
+        """Write ``model.safetensors`` in the library's own names; pruned channels are seen in the shapes alone."""
         from safetensors.torch import save_file
 
         save_file({k: v.contiguous() for k, v in model.module.state_dict().items()}, folder / "model.safetensors")
@@ -54,9 +55,16 @@ class _NamedStudent:
         """Read the network that `save` wrote."""
         from safetensors.torch import load_file
 
-        module = self._new(facts["name"], len(facts["labels"]), int(facts["shape"][0]), False)
-        module.load_state_dict(load_file(folder / "model.safetensors"))
+        module, state = self.empty(facts), load_file(folder / "model.safetensors")
+        if widths.FACT in facts:
+            widths.fit(module, state)
+        else:
+            module.load_state_dict(state)
         return Model(module, self.library, None, facts)
+
+    def empty(self, facts: dict[str, Any]) -> torch.nn.Module:
+        """Return the network that the library builds by the name in the facts, with random weights."""
+        return self._new(facts["name"], len(facts["labels"]), int(facts["shape"][0]), False)
 
 
 class TimmStudent(_NamedStudent):

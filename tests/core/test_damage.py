@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from attar.core.damage import choose_by_damage, layer_damage
 from attar.core.examples import UNKNOWN, Examples
+from attar.core.layers import keep_layers, layer_list
 from attar.core.nouns import Model
 from attar.errors import AttarError
 from attar.students import folder
-from attar.students.damage import choose_by_damage, layer_damage
-from attar.students.settings import LayerChoice, ModelSettings
-from attar.students.transformers import keep_layers, layer_list
+from attar.students.settings import ModelSettings
 from attar.tasks.text_classification import TextClassification
 from attar.tasks.text_generation import TextGeneration
 
@@ -105,7 +105,7 @@ def test_loss_is_the_rise_of_cross_entropy_over_known_labels(bert: Model, texts:
 
 @pytest.mark.parametrize("measure", ["influence", "kl", "loss"])
 def test_the_layer_that_does_nothing_goes_first(measure: Any, bert: Model, texts: Examples) -> None:
-    found = choose_by_damage(bert, TEXT, texts, LayerChoice(count=3), measure)
+    found = choose_by_damage(bert, TEXT, texts, 3, measure)
     if measure != "loss":  # a layer that harms is better gone than one that does nothing
         assert found.kept == (0, 1, 3)
     left_out = [i for i in range(LAYERS) if i not in found.kept]
@@ -117,7 +117,7 @@ def test_the_model_is_left_as_it_was(bert: Model, texts: Examples) -> None:
     before = _logits(bert, texts)
     bert.module.train()
     for measure in ("influence", "kl"):
-        choose_by_damage(bert, TEXT, texts, LayerChoice(count=2, greedy=True), measure)  # type: ignore[arg-type]
+        choose_by_damage(bert, TEXT, texts, 2, measure, greedy=True)  # type: ignore[arg-type]
     assert bert.module.training
     bert.module.eval()
     assert torch.equal(_logits(bert, texts), before)
@@ -130,7 +130,7 @@ def test_greedy_measures_the_others_again_after_each_layer(bert: Model, texts: E
         fresh = layer_damage(bert, TEXT, texts, "kl", gone)
         assert np.isnan(fresh[gone]).all()
         gone.append(int(np.nanargmin(fresh)))
-    found = choose_by_damage(bert, TEXT, texts, LayerChoice(count=2, greedy=True), "kl")
+    found = choose_by_damage(bert, TEXT, texts, 2, "kl", greedy=True)
     assert found.kept == tuple(i for i in range(LAYERS) if i not in gone)
     assert found.greedy
 
@@ -149,18 +149,18 @@ def test_equal_damage_takes_the_last_layer_first(texts: Examples, tmp_path: Path
                 if isinstance(part, torch.nn.Linear):
                     part.weight.zero_()
                     part.bias.zero_()
-    found = choose_by_damage(model, TEXT, texts, LayerChoice(count=2), "kl")
+    found = choose_by_damage(model, TEXT, texts, 2, "kl")
     assert found.kept == (0, 1)
 
 
 def test_all_layers_may_be_kept_and_no_more(bert: Model, texts: Examples) -> None:
-    assert choose_by_damage(bert, TEXT, texts, LayerChoice(count=LAYERS), "influence").kept == (0, 1, 2, 3)
+    assert choose_by_damage(bert, TEXT, texts, LAYERS, "influence").kept == (0, 1, 2, 3)
     with pytest.raises(AttarError, match="the model has 4 layers, got 5"):
-        choose_by_damage(bert, TEXT, texts, LayerChoice(count=LAYERS + 1), "influence")
+        choose_by_damage(bert, TEXT, texts, LAYERS + 1, "influence")
 
 
 def test_only_as_many_texts_are_read_as_asked_for(bert: Model, texts: Examples) -> None:
-    found = choose_by_damage(bert, TEXT, texts, LayerChoice(count=2, texts=3), "influence")
+    found = choose_by_damage(bert, TEXT, texts, 2, "influence", texts=3)
     spread = layer_damage(bert, TEXT, texts.take(np.array([0, 4, 7])), "influence")
     assert found.texts == 3
     assert found.damage == pytest.approx(spread)
@@ -197,6 +197,6 @@ def test_examples_without_a_target_are_no_ground_for_a_choice(
 def test_the_facts_are_json(bert: Model, texts: Examples) -> None:
     import json
 
-    facts = choose_by_damage(bert, TEXT, texts, LayerChoice(count=2), "influence").to_json()
+    facts = choose_by_damage(bert, TEXT, texts, 2, "influence").to_json()
     assert json.loads(json.dumps(facts)) == facts
     assert len(facts["damage"]) == LAYERS

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from attar.core.examples import UNKNOWN, Examples
+from attar.core.layers import layer_list
 from attar.core.nouns import Model, Task
 from attar.errors import AttarError
 from attar.log import progress
 from attar.optional import lazy
-from attar.students.settings import LayerChoice
-from attar.students.transformers import layer_list
 
 if TYPE_CHECKING:
     import torch
@@ -60,15 +59,19 @@ class Damage:
         return {**asdict(self), "damage": [round(value, 6) for value in self.damage], "kept": list(self.kept)}
 
 
-def choose_by_damage(model: Model, task: Task, examples: Examples, choice: LayerChoice, measure: Measure) -> Damage:
+def choose_by_damage(
+    model: Model, task: Task, examples: Examples, keep: int, measure: Measure, texts: int = 16, greedy: bool = False
+) -> Damage:
     """Return which layers of a whole model to keep; equal arguments give equal layers.
 
     Args:
         model: the whole model; it is left as it was.
         task: turns examples into its inputs and rows.
-        examples: of the training split; ``choice.texts`` of them are used, evenly spread.
-        choice: how many layers, and how they are chosen.
+        examples: of the training split.
+        keep: how many layers.
         measure: what to measure; see `Measure`.
+        texts: how many of the examples are used, evenly spread.
+        greedy: leave out one layer at a time, and measure the others again.
 
     Raises:
         AttarError: the model has no stack of layers or fewer than asked for, or no example has a row.
@@ -78,20 +81,20 @@ def choose_by_damage(model: Model, task: Task, examples: Examples, choice: Layer
         (block influence, the measure ``influence``).
     """
     count = len(layer_list(model.module)[2])
-    if choice.count > count:
-        raise AttarError(f"layers cannot be kept: the model has {count} layers, got {choice.count}.")
-    places = np.unique(np.linspace(0, max(len(examples) - 1, 0), min(choice.texts, len(examples))).round().astype(int))
+    if keep > count:
+        raise AttarError(f"layers cannot be kept: the model has {count} layers, got {keep}.")
+    places = np.unique(np.linspace(0, max(len(examples) - 1, 0), min(texts, len(examples))).round().astype(int))
     some = examples.take(places)
     damage, gone = layer_damage(model, task, some, measure), list[int]()
-    while choice.greedy and len(gone) < count - choice.count:
+    while greedy and len(gone) < count - keep:
         if gone:
             fresh = layer_damage(model, task, some, measure, gone)
             damage = np.where(np.isnan(fresh), damage, fresh)
         gone.append(_least(damage, gone))
-    while len(gone) < count - choice.count:
+    while len(gone) < count - keep:
         gone.append(_least(damage, gone))
     kept = tuple(i for i in range(count) if i not in gone)
-    return Damage(measure, tuple(float(value) for value in damage), kept, len(some), choice.greedy)
+    return Damage(measure, tuple(float(value) for value in damage), kept, len(some), greedy)
 
 
 def _least(damage: np.ndarray, gone: Sequence[int]) -> int:

@@ -1,0 +1,1 @@
+"""Remove parts of a model: single weights, channels, widths and layers; one file a way."""

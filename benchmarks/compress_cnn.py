@@ -305,7 +305,7 @@ def main() -> None:
         print(f"{name:<14}{row['accuracy']:>10.4f}{row['p50_ms']:>9.3f}{row['bytes'] / 1e6:>8.2f}")
     conditions = {
         "network": f"{NETWORK}, 1 x {given.pixels} x {given.pixels}, {given.epochs:g} epochs on gold labels",
-        "recovery": f"{given.recover:g} epochs: attar from the record (0.7) and gold labels (0.3), the peer from the latter",
+        "recovery": f"{given.recover:g} epochs: attar from record (0.7) and gold (0.3), peer from gold",
         "macs_ratio": "multiplications left, by torch's counter; the peer's ratio was searched for by bisection",
         "int8_speedup": "of the pruned network over the same network in float32, single images, taking turns",
         "peer_int8": f"quantize_static's defaults on {CALIBRATED} images, of attar's pruned network",

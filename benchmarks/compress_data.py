@@ -100,11 +100,11 @@ def verses(folder: Path, count: int, seed: int) -> Any:
         count: how many.
         seed: of the draw.
     """
-    from pysword.modules import SwordModules
+    import importlib
 
     from attar.core.examples import UNKNOWN, Examples
 
-    modules = SwordModules(str(folder))
+    modules: Any = importlib.import_module("pysword.modules").SwordModules(str(folder))
     name = sorted(modules.parse_modules())[0]
     bible = modules.get_bible_from_module(name)
     found = [" ".join(text.split()) for book in ("matthew", "psalms", "genesis") for text in _book(bible, book)]

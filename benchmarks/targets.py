@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def recipes(given: argparse.Namespace) -> dict[str, dict[str, Any]]:
         "student": {"build": {"widths": [32, 64, 128], "hidden": 128}},
         "distill": {**IMAGES, "epochs": 3, "control": False},
     }
-    found = {
+    found: dict[str, dict[str, Any]] = {
         "images": images,
         "reviews": {**texts, "data": {**REVIEWS.source, "train": 3000, "validation": 400, "test": 1000}},
         "r8": {**texts, "data": {**REUTERS.source, "validation": 400}},
@@ -96,9 +97,9 @@ def met(name: str, body: dict[str, Any], given: argparse.Namespace, work: Work) 
     import attar
 
     whole = whole_cost(body, work.place(f"{name}-whole")[0] / "cost")
-    asked = {"bytes": ASKED[name] if not given.quick else round(0.6 * whole["bytes"])}
+    asked: dict[str, Any] = {"bytes": ASKED[name] if not given.quick else round(0.6 * whole["bytes"])}
     asked["p50"] = round(given.share * whole["p50"], 4)
-    recover = {"steps": 2, "batch_size": 8} if given.quick else {"epochs": 2, "patience": None}
+    recover: dict[str, Any] = {"steps": 2, "batch_size": 8} if given.quick else {"epochs": 2, "patience": None}
     recover |= {} if given.quick or name == "images" else {"learning_rate": 0.0003}
     compress = {"to": asked, "recover": recover, "dense": False}
     summary = attar.run({**body, "name": name, "seed": given.seed, "compress": compress}, work.folder / name).summary
@@ -155,10 +156,7 @@ def main() -> None:
     given = parser.parse_args()
     work = Work(given, "targets")
     bodies = recipes(given)
-    found = {
-        name: work.once(f"met-{name}", lambda name=name, body=body: met(name, body, given, work))
-        for name, body in bodies.items()
-    }
+    found = {name: work.once(f"met-{name}", partial(met, name, body, given, work)) for name, body in bodies.items()}
     refused = work.once("refused", lambda: impossible(bodies["r8"], given, work))
     table(found, refused)
     numbers = {

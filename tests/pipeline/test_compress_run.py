@@ -109,9 +109,7 @@ def test_the_cut_model_loads_and_is_no_number_short(tmp_path: Path) -> None:
     from attar.settings import cache_folder
 
     _run({"steps": [{**HALF, "recover": False}], "dense": False}, tmp_path)
-    recipe = Recipe.model_validate(
-        {**RECIPE, "compress": {"steps": [{**HALF, "recover": False}], "dense": False}}
-    )
+    recipe = Recipe.model_validate({**RECIPE, "compress": {"steps": [{**HALF, "recover": False}], "dense": False}})
     key = next(stage.key for stage in check(recipe, Path()).stages if stage.name == "compress")
     model = folder.load(cache_folder() / "artifacts" / f"compress-{key}")
     assert all(parameter.isfinite().all() for parameter in model.module.parameters())

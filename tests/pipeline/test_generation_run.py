@@ -13,6 +13,7 @@ import yaml
 
 from attar import api
 from attar.errors import RecipeError
+from attar.exporters.writing_bundle import WritingBundle
 from attar.pipeline import generation
 from attar.pipeline.check import check
 from attar.pipeline.load import load_recipe
@@ -245,3 +246,27 @@ def test_every_objective_of_full_scores_fits_a_live_teacher(home: Path) -> None:
                 check(recipe, base)
         else:
             assert "student" in {stage.name for stage in check(recipe, base).stages}
+
+
+def test_quantized_weights_ship_as_a_graph_that_writes(home: Path, run: Home) -> None:
+    steps = [{"use": "weights", "bits": 4, "group": 16, "method": "gptq", "examples": 4}]
+    summary = run("small", compress={"steps": steps}, export="onnx")
+    models = {model["name"]: model for model in summary["models"]}
+    assert list(models) == ["teacher", "control", "student", "compressed", "exported"]
+    assert models["exported"]["bits_per_parameter"] < 16 < models["student"]["bits_per_parameter"]
+    assert models["exported"]["perplexity"]["value"] == pytest.approx(models["compressed"]["perplexity"]["value"], 0.1)
+    assert summary["damage"][0]["step"] == "weights"
+    assert next(check for check in summary["checks"] if "bundle" in check["name"])["rule"] == "reported"
+    assert len(WritingBundle(home / "small" / "bundle").write(["a warm and soft dress that fits"])) == 1
+
+
+def test_a_cut_language_model_recovers_on_its_grid(home: Path, run: Home) -> None:
+    recover = {"steps": 4, "validations": 2}
+    steps = [
+        {"use": "width", "mlp": 0.33, "round_to": 16, "importance": "magnitude", "repair": False, "recover": recover},
+        {"use": "weights", "bits": 4, "group": 16, "method": "rtn", "recover": recover},
+    ]
+    summary = run("cut", compress={"steps": steps})
+    assert [row["step"] for row in summary["damage"]] == ["width", "weights"]
+    assert summary["damage"][0]["parameters"] == summary["damage"][1]["parameters"]
+    assert all(row["recovered"]["loss"] <= row["after"]["loss"] for row in summary["damage"])

@@ -10,8 +10,9 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     from rich.console import Console
 
     from attar.report.advice import advise
+    from attar.report.compression import damage_cells
     from attar.report.prompts import criterion, gain_line, outcome_line, student_cells, student_line, teacher_search
-    from attar.report.tables import models_table, prompts_table, student_prompts_table, verdict_line
+    from attar.report.tables import damage_table, models_table, prompts_table, student_prompts_table, verdict_line
     from attar.report.words import headline
     from attar.report.writing import gap_lines, perplexity_line, spent_line
     from attar.store.runs import load_summary
@@ -30,6 +31,8 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     if student_cells(summary):
         out.print(student_prompts_table(summary, width=out.width))
         out.print(student_line(summary), markup=False)
+    if damage_cells(summary):
+        out.print(damage_table(summary, width=out.width))
     out.print(headline(summary), markup=False)
     for line in (verdict_line(summary), perplexity_line(summary), " ".join(gap_lines(summary))):
         if line:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from attar.core.compressing import Calibration
+from attar.core.compressing import Calibration, unquantized
 from attar.core.nouns import Model, Plan
 from attar.core.prompt import TextPrompt
 from attar.core.reading import first_tokens, frame_of, token_ids
@@ -68,6 +68,9 @@ class Vocabulary:
         """
         if model.kind == "prompted":
             raise AttarError("vocabulary works before a prompt is trained: its tokens are no words. Put it first.")
+        if model.kind == "factored":
+            raise AttarError("vocabulary works on a table, not on the factors of one. Put it before low_rank.")
+        unquantized(model, "vocabulary")
         counts: Counter[int] = Counter()
         for ids in _read(model, [str(text) for text in calibration.inputs]):
             counts.update(ids)

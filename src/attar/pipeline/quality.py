@@ -94,11 +94,11 @@ def measure_all(run: Run) -> dict[str, Any]:
             scores[name] = ClassifierTeacher(model, assets.task(recipe.task), "").answer(run.test).dense().numpy()
             sizes[name] = _size(run, model, folder)
     scores["exported"] = files["exported"].pop("scores")
-    sizes["exported"] = {**sizes["compressed"], **_stored(inputs["export"].folder, sizes["compressed"]["parameters"])}
+    sizes["exported"] = {**sizes["compressed"], **stored(inputs["export"].folder, sizes["compressed"]["parameters"])}
     for name, folder in dense_folders(run).items():
         scores[name] = files[name].pop("scores")
         sizes[name] = _counted(run, students.load(folder / "model"))
-        sizes[name] |= _stored(folder / "bundle", sizes[name]["parameters"])
+        sizes[name] |= stored(folder / "bundle", sizes[name]["parameters"])
     models = [_row(run, name, scores, sizes[name], files) for name in scores]
     return {
         "models": mark_dominated(models),
@@ -251,10 +251,10 @@ def _short(settings: Any) -> str:
 
 
 def _size(run: Run, model: Model, folder: Path) -> dict[str, Any]:
-    return {**_counted(run, model), **_stored(folder, None, model)}
+    return {**_counted(run, model), **stored(folder, None, model)}
 
 
-def _stored(folder: Path, parameters: int | None, model: Model | None = None) -> dict[str, Any]:
+def stored(folder: Path, parameters: int | None, model: Model | None = None) -> dict[str, Any]:
     """Return a folder's bytes, and the bits that a parameter takes in it."""
     found = sizes_of.of_folder(folder, model, parameters)
     return {name: found[name] for name in ("bytes", "bits_per_parameter", "nonzero") if name in found}

@@ -35,6 +35,7 @@ from attar.stages.device import choose_device, choose_precision, precision_name
 from attar.stages.distill import Origin, train_model
 from attar.stages.export import export as export_bundle
 from attar.stages.export import export_folder
+from attar.stages.export_writer import export_writer
 from attar.stages.lesson import Lesson
 from attar.stages.moving import SelfTeaching
 from attar.stages.on_policy import OnPolicy
@@ -423,6 +424,8 @@ def export(desk: Desk) -> dict[str, Any]:
     steps = [(step.use, step.settings) for step in target.steps_of(desk.recipe, desk.inputs, "export")]
     if desk.recipe.prompt.student.race:
         return student_prompts.race(desk, steps)
+    if desk.recipe.writes:
+        return export_writer(source, desk.recipe.task, steps, desk.data(), (desk.work, desk.content))
     return export_bundle(source, desk.recipe.task, steps, desk.data(), (desk.work, desk.content))
 
 

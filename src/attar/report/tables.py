@@ -11,7 +11,7 @@ from rich.text import Text
 
 from attar.report.cells import beaten_note, columns, model_cells, perplexity_note
 from attar.report.compare import compare_rows
-from attar.report.compression import dense_lines
+from attar.report.compression import damage_cells, dense_lines
 from attar.report.facts import (
     final_model,
     mapping,
@@ -69,6 +69,33 @@ def _fitting(rows: Sequence[Mapping[str, str]], drop: Sequence[str], width: int 
             break
         wide.pop(key, None)
     return list(wide)
+
+
+def damage_table(summary: Mapping[str, Any], width: int | None = None) -> Table:
+    """Show what each compression step cost and what recovery gave back.
+
+    Args:
+        summary: a run's summary.
+        width: characters of the terminal; where they are few, less important columns are left out.
+
+    Example:
+        >>> damage_table({"damage": [{"step": "depth", "before": {"accuracy": 0.9}}]}).row_count
+        1
+    """
+    titles = {
+        "step": "step",
+        "parameters": "parameters",
+        "before": "before",
+        "after": "after",
+        "recovered": "recovered",
+    }
+    titles |= {"steps": "steps", "kept": "recovery"}
+    rows = [{title: cells[key] for key, title in titles.items()} for cells in damage_cells(summary)]
+    shown = _fitting(rows, ["steps", "parameters"], width) or ["step"]
+    table = _table("compression", shown[:1], shown[1:])
+    for row in rows:
+        _add(table, [row[key] for key in shown], "")
+    return table
 
 
 def models_table(summary: Mapping[str, Any], width: int | None = None) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +48,8 @@ class Restart:
         from attar.compressors.prune.masks import hold_zeros
         from attar.compressors.quantize.aware import fake_quantized
 
-        holding = fake_quantized if "quantized" in model.facts else hold_zeros
-        with holding(model):
+        grid = fake_quantized(model) if "quantized" in model.facts else nullcontext()
+        with hold_zeros(model), grid:
             yield
 
 

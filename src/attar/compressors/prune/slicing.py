@@ -48,6 +48,8 @@ def network_of(model: Model) -> Any:
     network: Any = getattr(model.module, "lm", model.module)
     if model.kind == "prompted":
         raise AttarError("A model cannot be cut under a trained prompt, which has its width. Put the step before it.")
+    if model.kind == "factored":
+        raise AttarError("A model of low-rank factors cannot be cut by this step. Put it before low_rank.")
     if not hasattr(network, "save_pretrained"):
         raise AttarError(f"Parts of a model of kind '{model.kind}' cannot be cut by this step. {KNOWN}")
     return network

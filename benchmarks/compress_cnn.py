@@ -36,18 +36,20 @@ RECOVER: dict[str, Any] = {**TRAIN, "learning_rate": 0.0007}
 RECORD = [(0.7, "forward_kl", {"temperature": 2.0}), (0.3, "cross_entropy", {})]
 CALIBRATED = 128
 """Training images that scales are found on."""
+PIXELS = (28, 32, 40, 56)
+"""Sides of images that int8 is timed at besides."""
 TRIES = 20
 """Ratios that are tried so that torch-pruning removes as many multiplications."""
 
 
-def read(given: argparse.Namespace) -> Any:
-    """Return the data set; of a quick look a part of it."""
+def read(given: argparse.Namespace, pixels: int, few: bool) -> Any:
+    """Return the data set, or a small part of it, with images of so many pixels a side."""
     from attar.settings import cache_folder
     from attar.sources import data
     from attar.sources.data_settings import DataSettings
 
-    sizes: dict[str, Any] = {"train": 256, "validation": 64, "test": 64} if given.quick else {"validation": 3000}
-    settings = DataSettings(source=str(given.fashion), format="idx", image_size=given.pixels, **sizes)
+    sizes: dict[str, Any] = {"train": 256, "validation": 64, "test": 64} if few else {"validation": 3000}
+    settings = DataSettings(source=str(given.fashion), format="idx", image_size=pixels, **sizes)
     return data.read(settings, Path.cwd(), cache_folder(), given.seed)
 
 
@@ -60,7 +62,7 @@ class Bench:
     """
 
     def __init__(self, given: argparse.Namespace, work: Work) -> None:
-        self.given, self.work, self.data = given, work, read(given)
+        self.given, self.work, self.data = given, work, read(given, given.pixels, given.quick)
 
     def settings(self, base: Mapping[str, Any], epochs: float) -> Any:
         """Return how a network is trained."""
@@ -195,6 +197,28 @@ class Bench:
         }
 
 
+def by_pixels(given: argparse.Namespace, work: Work) -> dict[str, float]:
+    """Return the speed-up of int8 on images of several sizes, of the untrained network: times depend on no weight."""
+    from attar.stages.export import export
+    from attar.stages.measure import Contender, measure_files
+    from attar.students import folder as students
+    from attar.students.settings import ModelSettings
+
+    found = {}
+    for pixels in PIXELS[:1] if given.quick else PIXELS:
+        data = read(given, pixels, few=True)
+        settings = ModelSettings(model=NETWORK, pretrained=False)
+        folder = work.place(f"pixels-{pixels}")[0]
+        students.save(students.make(settings, None, data.labels, (1, pixels, pixels)), folder / "model")
+        for name, steps in (("float32", ()), ("int8", (("static_int8", {"examples": 16}),))):
+            export(folder / "model", KIND, steps, data, (folder, folder / name))
+        contenders = [Contender(name, "bundle", folder / name) for name in ("float32", "int8")]
+        timed = measure_files(contenders, KIND, data.test, given.rounds, 10, given.seed)
+        own = {name: timed[name]["latency_ms"]["p50"] for name in timed}
+        found[str(pixels)] = round(own["float32"] / own["int8"], 3)
+    return found
+
+
 def by_torch_pruning(model: Any, share: float) -> tuple[Any, float]:
     """Return a model pruned by torch-pruning alone, as its documentation does, and its share of the multiplications.
 
@@ -284,7 +308,7 @@ def main() -> None:
     """Run the benchmark."""
     parser = base_parser(__doc__, "compress-cnn")
     parser.add_argument("--fashion", type=Path, default=FASHION, help="folder of Fashion-MNIST's IDX files")
-    parser.add_argument("--pixels", type=int, default=28, help="sides that images are resized to")
+    parser.add_argument("--pixels", type=int, default=40, help="sides that images are resized to")
     parser.add_argument("--epochs", type=float, default=6, help="of the whole network")
     parser.add_argument("--recover", type=float, default=3, help="epochs after pruning: attar's and the peer's")
     parser.add_argument("--importance", choices=("magnitude", "taylor"), default="taylor", help="of attar's channels")
@@ -299,7 +323,8 @@ def main() -> None:
     plan = card["plans"][0]
     peer, left = bench.peer(whole, plan["after"]["macs"] / plan["before"]["macs"])
     found = work.once("measured", lambda: bench.measured(bench.bundles(whole, pruned, peer)))
-    figures = figures_of(found, card, left)
+    sizes = work.once("pixels", lambda: by_pixels(given, work))
+    figures = {**figures_of(found, card, left), "int8_speedup_by_pixels": sizes}
     print(f"{'bundle':<14}{'accuracy':>10}{'p50 ms':>9}{'MB':>8}")
     for name, row in found.items():
         print(f"{name:<14}{row['accuracy']:>10.4f}{row['p50_ms']:>9.3f}{row['bytes'] / 1e6:>8.2f}")
@@ -309,6 +334,8 @@ def main() -> None:
         "macs_ratio": "multiplications left, by torch's counter; the peer's ratio was searched for by bisection",
         "int8_speedup": "of the pruned network over the same network in float32, single images, taking turns",
         "peer_int8": f"quantize_static's defaults on {CALIBRATED} images, of attar's pruned network",
+        "int8_speedup_by_pixels": "of the untrained whole network; it depends much on the size: float32 is "
+        "several times slower at 36 or 40 pixels than at 32, int8 is not",
         "test images": len(bench.data.test),
     }
     finish(work, figures, given, conditions)

@@ -30,7 +30,9 @@ from typing import Any
 from common import write_result
 
 RECIPE = ("digits", "--set", "teacher.train.checkpoint_seconds=0.5", "--set", "distill.checkpoint_seconds=0.5")
-TIMES = frozenset({"seconds", "latency_ms", "load_seconds", "peak_rss_bytes", "date"})
+TIMES = frozenset(
+    {"seconds", "latency_ms", "load_seconds", "peak_rss_bytes", "loaded_rss_bytes", "against", "grid", "date"}
+)
 """Keys of a summary, at any depth, that hold times, memory or the date: they differ between any two runs."""
 SHORTEST, LONGEST = 1.0, 14.0  # seconds before a kill; the libraries alone take some of them to load
 INSIDE = 0.8  # seconds after a stage's begin; most stages of this recipe take longer

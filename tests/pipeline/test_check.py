@@ -79,7 +79,7 @@ LATER = {"student", "compress", "export", "measure"}
         ({"student__layers": 1}, LATER | {"control"}),
         ({"distill__objective": "cross_entropy"}, LATER),
         ({"distill__objective": [{"use": "forward_kl", "temperature": 3}]}, LATER),
-        ({"compress": ["vocabulary"]}, {"compress", "export", "measure"}),
+        ({"compress": ["vocabulary"]}, {"export", "measure"}),
         ({"measure__resamples": 500}, {"measure"}),
         ({"name": "other"}, set()),
         ({"device": "cpu"}, set()),
@@ -198,7 +198,7 @@ def test_a_spoilt_model_folder_is_found_before_anything_is_done(
         ({"data__text": "txt"}, "data", "Did you mean 'text'?"),
         ({"data__source": "gone.csv"}, "data", "does not exist"),
         ({"distill__objective": [{"use": "forward_kl", "weight": 0}]}, "distill.objective", "at least one weight > 0"),
-        ({"compress": ["static_int8"]}, "compress[0]", "Fitting: "),
+        ({"compress": ["channels"]}, "compress[0]", "Fitting: "),
         ({"compress": ["dynamic_int8", "vocabulary"]}, "compress[1]", "must stand before"),
         ({"compress": ["vocabulary", "vocabulary"]}, "compress[1]", "stands twice"),
         ({"prompt": {"teacher": {"input": "mail"}}}, "prompt", "for a teacher that is a language model"),
@@ -230,7 +230,7 @@ def test_names_of_the_libraries_of_models_are_known_before_the_run() -> None:
 
 
 def test_several_mistakes_are_told_at_once(text_recipe: Make) -> None:
-    recipe = text_recipe(data__text="txt", student__layers=9, compress=["static_int8"])
+    recipe = text_recipe(data__text="txt", student__layers=9, compress=["channels"])
     with pytest.raises(RecipeError) as caught:
         _plan(recipe)
     assert [mistake.where for mistake in caught.value.mistakes] == ["data", "student.layers", "compress[0]"]

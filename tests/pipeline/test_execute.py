@@ -22,7 +22,7 @@ from attar.store.journal import Journal
 from attar.store.lock import hold
 
 STAGES = ("data", "teacher", "record", "control", "student", "compress", "export", "measure")
-TIMES = {"seconds", "latency_ms", "load_seconds", "peak_rss_bytes", "date"}
+TIMES = {"seconds", "latency_ms", "load_seconds", "peak_rss_bytes", "loaded_rss_bytes", "against", "grid", "date"}
 
 
 @pytest.fixture

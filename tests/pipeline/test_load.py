@@ -60,7 +60,7 @@ def _refused(body: dict[str, Any]) -> str:
 
 def test_the_shortest_recipe_has_four_keys() -> None:
     recipe = validate(SHORT, "recipe.yaml")
-    assert [step.use for step in recipe.compress] == ["vocabulary", "dynamic_int8"]
+    assert [step.use for step in recipe.compress.steps] == ["vocabulary", "dynamic_int8"]
     assert recipe.distill.objective[0].use == "forward_kl"
     assert recipe.prompted
 
@@ -206,7 +206,7 @@ def test_a_recipe_that_cannot_be_read(
 
 def test_overrides_are_laid_over_the_file_and_checked_with_it() -> None:
     recipe, _ = load_recipe("digits", {"distill.epochs": 1, "measure.texts": 7, "compress": []})
-    assert (recipe.distill.epochs, recipe.measure.texts, recipe.compress) == (1, 7, ())
+    assert (recipe.distill.epochs, recipe.measure.texts, recipe.compress.steps) == (1, 7, ())
     with pytest.raises(RecipeError, match=r"distill\.epochs: must be > 0, got 0"):
         load_recipe("digits", {"distill.epochs": 0})
     with pytest.raises(AttarError, match="'task' holds no keys"):

@@ -84,7 +84,8 @@ def test_every_key_whose_null_is_not_its_default_keeps_it(path: str) -> None:
         body["prompt"] = {"writer": {"endpoint": {**SERVED["teacher"]["endpoint"], "mode": "text"}}}
     place = body
     for parent in parents:
-        place = place.setdefault(parent, {})
+        place = place.setdefault(parent, {} if parent != "steps" else [{"use": "vocabulary"}])
+        place = place[0] if isinstance(place, list) else place
     place[last] = None
     recipe = validate(body, "recipe.yaml")
     assert _again(recipe) == recipe

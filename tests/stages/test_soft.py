@@ -129,7 +129,8 @@ def test_killed_and_continued_it_is_the_same_prompt(
     monkeypatch.setattr(Trainer, kill[0], dies)
     with pytest.raises(Killed):
         _train(start, _lesson(texts), tmp_path / "b")
-    assert _train(start, _lesson(texts), tmp_path / "b") == undisturbed
+    again = _train(start, _lesson(texts), tmp_path / "b")
+    assert {**again, "clock": None} == {**undisturbed, "clock": None}
     assert torch.equal(_values(tmp_path / "a"), _values(tmp_path / "b"))
 
 

@@ -87,7 +87,10 @@ def student_config(recipe: Recipe, base: Path) -> Mapping[str, Any] | None:
     found = reference.local(reference.parse(source.model, base), source.sha256, cache_folder())
     if found is None:
         return None
-    config = weights.model_config(found)
+    try:
+        config = weights.model_config(found)
+    except AttarError:  # a folder that is none is told of where the model is
+        return None
     count = own.layer_count
     return {**config, "num_hidden_layers": count} if count else config
 

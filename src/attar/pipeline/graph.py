@@ -37,7 +37,7 @@ VERSIONS = {
     "dense": 1,
     "compress": 2,
     "student_prompt": 1,
-    "export": 2,
+    "export": 3,
     "measure": 1,
 }
 """Raised when a stage's code changes what it gives: old results are then not taken for new ones."""

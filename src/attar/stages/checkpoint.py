@@ -32,6 +32,7 @@ class Progress:
         stale: validations since then.
         drawn: what the lesson's `draw` remembers.
         seconds: of training, over all tries.
+        clock: a step at which the validation split was looked at -> seconds until then.
     """
 
     step: int = 0
@@ -41,6 +42,7 @@ class Progress:
     stale: int = 0
     drawn: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    clock: dict[str, float] = field(default_factory=dict)
 
 
 def frozen_names(module: torch.nn.Module) -> frozenset[str]:

@@ -116,7 +116,10 @@ def compress(
         trained = train_model(
             Restart(applied), bench.lesson, recovery, bench.seed, (bench.work / "recover", bench.content), title, device
         )
-        history = trained["history"]
+        clock = trained["clock"]
+        history = [
+            row | ({"seconds": clock[row["step"]]} if row["step"] in clock else {}) for row in trained["history"]
+        ]
         recovered = bench.judged(students.load(bench.content))
         by = bench.lesson.task.chooses_by
         better = recovered["loss"] <= facts["after"]["loss"] if by == "loss" else _at_least(recovered, facts["after"])

@@ -147,6 +147,7 @@ def train_model(
         "steps": outcome.steps,
         "best_step": outcome.best_step,
         "precision": outcome.precision,
+        "clock": outcome.clock,
         "preflight": checks,
         **({"layers": model.facts["layers"]} if "layers" in model.facts else {}),
     }

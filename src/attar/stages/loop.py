@@ -40,12 +40,14 @@ class Outcome:
         best_step: the step whose weights were kept.
         steps: optimizer steps done.
         precision: of matrix products.
+        clock: a step at which the validation split was looked at -> seconds of training until then, over all tries.
     """
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_step: int = 0
     steps: int = 0
     precision: str = "float32"
+    clock: dict[int, float] = field(default_factory=dict, compare=False)
 
 
 class Trainer:
@@ -103,7 +105,8 @@ class Trainer:
                 state.step += 1
                 state.seconds = time.monotonic() - began
                 if self.schedule.validates(state.step - 1):
-                    row |= {"seconds": round(state.seconds, 1)} | self._validate(state) | self._shares(state.step - 1)
+                    state.clock[str(state.step)] = round(time.monotonic() - began, 1)
+                    row |= self._validate(state) | self._shares(state.step - 1)
                 if "validation" in row or state.step % max(1, self.schedule.steps // 100) == 0:
                     state.history.append(row)
                 bar.advance(1, f"loss {row['loss']:.3f}")
@@ -116,7 +119,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
         load_best(self.work, self.plain, self.frozen)
         self.plain.eval()
-        return Outcome(state.history, state.best_step, state.step, precision_name(self.dtype))
+        clock = {int(step): seconds for step, seconds in state.clock.items()}
+        return Outcome(state.history, state.best_step, state.step, precision_name(self.dtype), clock)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype != torch.float32)

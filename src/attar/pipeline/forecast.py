@@ -23,6 +23,8 @@ TOKENS_A_TEXT = 88  # of a text whose length is not known before its data is rea
 WRITTEN = 10  # tokens read in the time that one is written, a dozen texts at once: 7 to 13 on Zen 4 (135M parameters)
 LOW_PRECISION = 1.6  # speed of a model that answers in bfloat16 over that of small float32 products, on Zen 4
 FULL_PRECISION = 0.36  # the same in float32
+STEP, EXPORT = 3.0, 15.0  # seconds of a compression step without recovery, and of an export, of small models
+DRY_EXPORTS = 5  # exports of untrained shapes until a size is found by halving
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,7 @@ class Forecast:
         guesses: dict[str, float | None] = {
             "data": 3.0,
             "weights": 25.0,
-            "compress": 3.0,
-            "export": 15.0,
+            "export": EXPORT,
             "record": 2.0 if image else _times(None if self.recipe.served else forward, (train + test) * members),
             "prompt": _times(forward, self.calls() - train - test),
             "control": train * epochs / 4000 if image else _times(step, train * epochs),
@@ -106,10 +107,27 @@ class Forecast:
                 if image
                 else _times(None if forward is None else 2 * forward, 3 * train * own.epochs)
             )
-        kind = parted(stage)[0]
+        kind, place = parted(stage)
         if kind == "record_assistant":
             return guesses["record"]
+        if kind == "compress":
+            return self._compressing(place, guesses["student"])
+        if kind == "dense":
+            return None if guesses["student"] is None else round(2 * (guesses["student"] + DRY_EXPORTS * EXPORT), 1)
+        if kind == "plan":
+            return DRY_EXPORTS * EXPORT
         return guesses.get("student" if kind == "assistant" else kind, 1.0)
+
+    def _compressing(self, place: int, student: float | None) -> float | None:
+        """Return the seconds of a compression step and its recovery, from those of the student's training."""
+        steps = self.recipe.compress.on_model
+        how = steps[place - 1].recovery if place <= len(steps) else None
+        how = self.recipe.compress.recover if self.recipe.compress.to is not None else how
+        if how is None:
+            return STEP
+        if how.minutes is not None:
+            return STEP + 60 * how.minutes
+        return None if student is None else round(STEP + student * how.epochs / self.recipe.distill.epochs, 1)
 
     def _written(self, copies: int | None = None) -> float:
         """Return the cost of writing for a text, in forward passes of its prompt: writing a token costs more."""

@@ -51,8 +51,8 @@ def test_tied_parameters_count_once_in_number_bits_and_zeros() -> None:
 @pytest.mark.parametrize(
     ("form", "bits", "sides", "by_hand"),
     [
-        ("nbits", 4, {"scale": (10, 2), "zero": (10, 2)}, 640 * 4 + 20 * 32 + 20 * 4),
-        ("nbits", 8, {"scale": (10, 2)}, 640 * 8 + 20 * 32),
+        ("nbits", 4, {"scale": (10, 2), "zero": (10, 2)}, 640 * 4 + 20 * 16 + 20 * 4),
+        ("nbits", 8, {"scale": (10, 2)}, 640 * 8 + 20 * 16),
         ("q8_0", 8, {"scale": (10, 2)}, 640 * 8 + 20 * 16),  # 8.5 bits
         ("q4_0", 4, {"scale": (10, 2)}, 640 * 4 + 20 * 16),  # 4.5 bits
         ("q4_1", 4, {"scale": (10, 2), "minimum": (10, 2)}, 640 * 4 + 2 * 20 * 16),  # 5 bits

@@ -23,7 +23,7 @@ TOKENIZER = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens", "
 UNREAD = ("artifact.json", "README.md", "LICENSE", ".gitattributes")
 """Files that answering never reads."""
 CARDS = (".json", ".jinja", ".yaml", ".txt")
-SCALE_BITS = {"nbits": 32, "q8_0": 16, "q4_0": 16, "q4_1": 16}
+SCALE_BITS = {"nbits": 16, "q8_0": 16, "q4_0": 16, "q4_1": 16}
 """Bits of one scale (or minimum) in the files of each format."""
 
 

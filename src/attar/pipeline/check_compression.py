@@ -49,6 +49,8 @@ def _order_mistakes(recipe: Recipe) -> Iterator[Mistake]:
             yield Mistake(where, f"{step.use} works on the model and must stand before steps on the exported graph.")
         if step.rounds > 1 and not cuts(step):
             yield Mistake(f"{where}.rounds", f"is for steps that cut a share away; {step.use} is done at once.")
+        if kind.at == "export" and "weights" in seen:
+            yield Mistake(where, f"{step.use} quantizes what weights has quantized already. Leave one of them out.")
         exported = exported or kind.at == "export"
         seen.add(step.use)
 

@@ -23,6 +23,7 @@ from attar.core.reading import frame_of
 from attar.errors import AttarError
 from attar.exporters.bundle import Bundle, write_card
 from attar.exporters.onnx import OnnxExporter
+from attar.exporters.onnx_weights import quantize_file
 from attar.stages import assets
 from attar.stages.calibrate import graph_calibration
 from attar.stages.compress import Steps, steps_at
@@ -62,6 +63,9 @@ def export(
     _write_graph(model, graph, None if graphs is None else graphs / f"{_network_id(source)}.onnx")
     checks = _parity(model, task, data, graph)
     plans, precision = [], "float32"
+    if "quantized" in model.facts:
+        quantize_file(graph, graph, model)
+        precision = precision_of(model)
     for name, settings in steps_at("export", steps):
         kind = catalog.entry("compressor", name)
         smaller = work / f"{name}.onnx"
@@ -72,6 +76,12 @@ def export(
     shutil.move(graph, content / "model.onnx")
     _finish_bundle(content, model, task, data.labels, precision)
     return {"plans": plans, "precision": precision, "preflight": checks}
+
+
+def precision_of(model: Model) -> str:
+    """Return what a model's weights are stored as: ``float32``, ``int4``, or ``int4 and int8``."""
+    bits = sorted({int(facts["bits"]) for facts in model.facts.get("quantized", {}).values()})
+    return " and ".join(f"int{width}" for width in bits) or "float32"
 
 
 def _write_graph(model: Model, graph: Path, kept: Path | None) -> None:

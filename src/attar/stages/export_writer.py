@@ -25,7 +25,7 @@ from attar.exporters.writing_bundle import GRAPH, WritingBundle
 from attar.optional import lazy
 from attar.stages import assets
 from attar.stages.compress import Steps, steps_at
-from attar.stages.export import PARITY, PROBE
+from attar.stages.export import PARITY, PROBE, precision_of
 from attar.store.files import disk_errors, remove
 from attar.students import folder as students
 from attar.tasks.text_generation import prompt_of, prompt_tokens
@@ -89,12 +89,6 @@ def export_writer(source: Path, task: str, steps: Steps, data: DataSet, places: 
         shutil.move(graph, content / GRAPH)
         _finish(content, model, task, precision)
     return {"plans": plans, "precision": precision, "preflight": checks}
-
-
-def precision_of(model: Model) -> str:
-    """Return what a model's weights are stored as: ``float32``, ``int4``, or ``int4 and int8``."""
-    bits = sorted({int(facts["bits"]) for facts in model.facts.get("quantized", {}).values()})
-    return " and ".join(f"int{width}" for width in bits) or "float32"
 
 
 def _exact(bundle: WritingBundle, model: Model, task: str, examples: Examples) -> list[dict[str, Any]]:

@@ -142,9 +142,9 @@ def test_many_rows_are_fitted_as_few_are(monkeypatch: pytest.MonkeyPatch) -> Non
         (Scheme(8, 32, True, "q8_0"), 8.5),
         (Scheme(4, 32, True, "q4_0"), 4.5),
         (Scheme(4, 32, False, "q4_1"), 5.0),
-        (Scheme(4, 32, True), 5.0),
-        (Scheme(4, 32, False), 4 + 36 / 32),
-        (Scheme(4, 0, True), 4.5),
+        (Scheme(4, 32, True), 4.5),
+        (Scheme(4, 32, False), 4 + 20 / 32),
+        (Scheme(4, 0, True), 4.25),
     ],
 )
 def test_stored_bits_count_scales_and_zero_points(scheme: Scheme, bits: float) -> None:

@@ -164,7 +164,7 @@ def test_bits_of_a_parameter_count_all_that_is_stored(writer: Callable[..., Mode
     table = model.module.get_parameter("model.embed_tokens.weight").numel()
     every = sum(p.numel() for p in model.module.parameters())
     _, plan = _step(method="rtn", bits=4, symmetric=True).apply(model, _writes(pairs))
-    bits = inside * (4 + 32 / 16) + table * (8 + 32 / 16) + 32 * (every - inside - table)
+    bits = inside * (4 + 16 / 16) + table * (8 + 16 / 16) + 32 * (every - inside - table)
     assert plan.before["bits_per_parameter"] == 32
     assert plan.after["bits_per_parameter"] == pytest.approx(bits / every, abs=1e-3)
     assert plan.after["bytes"] == pytest.approx(bits / 8, abs=1)

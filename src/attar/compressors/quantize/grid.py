@@ -22,7 +22,7 @@ else:
 Format = Literal["nbits", "q8_0", "q4_0", "q4_1"]
 """How weights are stored.
 
-``nbits``: ONNX Runtime's MatMulNBits, float32 scales and zero points that are codes themselves. ``q8_0``, ``q4_0``,
+``nbits``: ONNX Runtime's MatMulNBits, float16 scales and zero points that are codes themselves. ``q8_0``, ``q4_0``,
 ``q4_1``: llama.cpp's blocks of 32 weights with float16 scales; ``q4_1`` with a float16 minimum.
 """
 FIXED: dict[Format, tuple[int, bool]] = {"q8_0": (8, True), "q4_0": (4, True), "q4_1": (4, False)}
@@ -87,7 +87,7 @@ class Scheme:
         """Return the bits of a weight with its share of scale and zero point."""
         if self.format in FIXED:
             return self.bits + (16 if self.symmetric else 32) / BLOCK
-        return self.bits + (32 + (0 if self.symmetric else self.bits)) / self.width(inputs)
+        return self.bits + (16 + (0 if self.symmetric else self.bits)) / self.width(inputs)
 
     def to_json(self, inputs: int) -> dict[str, Any]:
         """Return the facts of a weight whose rows have so many inputs."""
@@ -274,8 +274,16 @@ def _least_squares(groups: torch.Tensor, grid: Grid, importance: torch.Tensor, s
 
 
 def _kept(scheme: Scheme) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return how the format keeps scales: llama.cpp's in float16."""
-    return (lambda value: value.half().float()) if scheme.format in FIXED else (lambda value: value)
+    """Return how the format keeps scales: in float16; outside llama.cpp, a scale too small or large for it stays."""
+    if scheme.format in FIXED:
+        return lambda value: value.half().float()
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        """Return the nearest value of float16 that is neither 0 nor infinite."""
+        near = value.half().float()
+        return torch.where(near.isfinite() & (near != 0), near, value)
+
+    return keep
 
 
 def _error(groups: torch.Tensor, grid: Grid, importance: torch.Tensor) -> torch.Tensor:

@@ -111,8 +111,8 @@ class Step:
     """Do one training step the way a contender does it."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        from attar.students.causal import language_model
         from attar.core.layers import keep_layers
+        from attar.students.causal import language_model
 
         self.name, self.windows = name, Windows(np.load(folder / "stream.npy"))
         self.student, _ = language_model(folder / "teacher", torch.float32)

@@ -31,7 +31,7 @@ TRAINED = ("teacher", "student", "control", "dense", "compress")
 ENCODED = {"model": ENCODER, "sha256": ENCODER_SHA}
 TRAIN = {"epochs": 2, "batch_size": 32, "learning_rate": 0.0001}
 IMAGES = {"batch_size": 128, "learning_rate": 0.002}
-ASKED = {"images": 150_000, "reviews": 9_000_000, "r8": 9_000_000}
+ASKED = {"images": 60_000, "reviews": 9_000_000, "r8": 9_000_000}
 """Bytes asked for."""
 SHARE = {"images": 0.6, "reviews": 0.25, "r8": 0.25}
 """Of the uncompressed bundle's p50 that is asked for."""

@@ -116,10 +116,7 @@ def compress(
         trained = train_model(
             Restart(applied), bench.lesson, recovery, bench.seed, (bench.work / "recover", bench.content), title, device
         )
-        clock = trained["clock"]
-        history = [
-            row | ({"seconds": clock[row["step"]]} if row["step"] in clock else {}) for row in trained["history"]
-        ]
+        history = [_timed(row, trained["clock"]) for row in trained["history"]]
         recovered = bench.judged(students.load(bench.content))
         by = bench.lesson.task.chooses_by
         better = recovered["loss"] <= facts["after"]["loss"] if by == "loss" else _at_least(recovered, facts["after"])
@@ -129,6 +126,12 @@ def compress(
     remove(bench.content)
     students.save(students.load(applied), bench.content)
     return {"plans": [facts["plan"]], "damage": [row], "history": history}
+
+
+def _timed(row: Mapping[str, Any], clock: Mapping[str, float]) -> dict[str, Any]:
+    """Return a row of a curve with the seconds of training until then, where they were taken."""
+    at = str(row["step"])
+    return {**row, "seconds": clock[at]} if at in clock else dict(row)
 
 
 def _at_least(one: Mapping[str, float], other: Mapping[str, float]) -> bool:

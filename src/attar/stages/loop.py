@@ -47,7 +47,7 @@ class Outcome:
     best_step: int = 0
     steps: int = 0
     precision: str = "float32"
-    clock: dict[int, float] = field(default_factory=dict, compare=False)
+    clock: dict[str, float] = field(default_factory=dict, compare=False)
 
 
 class Trainer:
@@ -119,8 +119,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
         load_best(self.work, self.plain, self.frozen)
         self.plain.eval()
-        clock = {int(step): seconds for step, seconds in state.clock.items()}
-        return Outcome(state.history, state.best_step, state.step, precision_name(self.dtype), clock)
+        precision = precision_name(self.dtype)
+        return Outcome(state.history, state.best_step, state.step, precision, state.clock)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, self.dtype, enabled=self.dtype != torch.float32)

@@ -70,6 +70,7 @@ class DynamicInt8:
             del model  # the weights are large, and the quantizer holds them twice
 
             def build(keep: frozenset[str]) -> Path:
+                """Write the graph in which some operators stay in float."""
                 return self._build(plain, keep)
 
             judged = partial(Judged, plain, calibration, "dynamic_int8")

@@ -81,6 +81,7 @@ class StaticInt8:
             ranges = self._ranges(folded, found, feeds)
 
             def build(keep: frozenset[str]) -> Path:
+                """Write the graph in which some operators stay in float."""
                 return self._build(folded, found, ranges, keep)
 
             judged = partial(Judged, folded, calibration, "static_int8")

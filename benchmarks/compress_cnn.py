@@ -331,6 +331,7 @@ def main() -> None:
     conditions = {
         "network": f"{NETWORK}, 1 x {given.pixels} x {given.pixels}, {given.epochs:g} epochs on gold labels",
         "recovery": f"{given.recover:g} epochs: attar from record (0.7) and gold (0.3), peer from gold",
+        "importance": f"attar: {given.importance}, uniform over layers; peer: torch-pruning's group magnitude",
         "macs_ratio": "multiplications left, by torch's counter; the peer's ratio was searched for by bisection",
         "int8_speedup": "of the pruned network over the same network in float32, single images, taking turns",
         "peer_int8": f"quantize_static's defaults on {CALIBRATED} images, of attar's pruned network",

@@ -201,6 +201,9 @@ def test_a_spoilt_model_folder_is_found_before_anything_is_done(
         ({"compress": ["channels"]}, "compress[0]", "Fitting: "),
         ({"compress": ["dynamic_int8", "vocabulary"]}, "compress[1]", "must stand before"),
         ({"compress": ["vocabulary", "vocabulary"]}, "compress[1]", "stands twice"),
+        ({"compress": ["low_rank", "vocabulary"]}, "compress[1]", "cannot work on what low_rank leaves"),
+        ({"compress": ["weights", "dynamic_int8"]}, "compress[1]", "cannot work on what weights leaves"),
+        ({"compress": [{"use": "low_rank", "ratio": 0.5, "rounds": 2}]}, "compress[0].rounds", "done at once"),
         ({"prompt": {"teacher": {"input": "mail"}}}, "prompt", "for a teacher that is a language model"),
     ],
 )

@@ -119,9 +119,11 @@ def test_the_cut_model_loads_and_is_no_number_short(tmp_path: Path) -> None:
     ("compress", "words"),
     [
         (["static_int8", HALF], "must stand before steps on the exported graph"),
+        (["static_int8", {"use": "static_int8", "recover": True}], "recover: is for steps on the model"),
+        ({"recover": {"minutes": 5}}, "compress.recover: is for steps that are solved"),
         ([{"use": "static_int8", "rounds": 2}], "rounds: is for steps that cut"),
         ([{"use": "vocabulary"}], "vocabulary does not fit image-classification. Fitting: "),
-        (["static_int8", "static_int8"], "stands twice"),
+        (["static_int8", "static_int8"], "cannot work on what static_int8 leaves"),
     ],
 )
 def test_an_order_that_cannot_be_is_told_before_work(compress: Any, words: str) -> None:

@@ -8,13 +8,21 @@ from typing import Any
 
 from attar import catalog
 from attar.errors import AttarError, Mistake
-from attar.pipeline.compress_keys import Step
+from attar.pipeline.compress_keys import SHARES, RecoverSettings, Step
 from attar.pipeline.recipe import Recipe
 from attar.pipeline.target import PLANNED, cuts
 from attar.settings import cache_folder
 from attar.sources import reference, weights
 from attar.students.folder import kind_of
 
+EVERYTHING = frozenset({"weights"})
+"""Steps after which no other step may work on the model or the graph."""
+GRAPHS = EVERYTHING | {"static_int8", "dynamic_int8"}
+AFTER = {
+    **dict.fromkeys(("low_rank", "weights", "depth", "width", "vocabulary"), EVERYTHING | {"low_rank"}),
+    **dict.fromkeys(("static_int8", "dynamic_int8"), GRAPHS),
+}
+"""Step -> those that it cannot follow."""
 BUNDLES = {True: ("hf", "onnx"), False: ("onnx",)}
 """Whether a task writes -> the formats of its bundle."""
 
@@ -33,6 +41,8 @@ def compression_mistakes(recipe: Recipe, base: Path) -> Iterator[Mistake]:
 
 
 def _order_mistakes(recipe: Recipe) -> Iterator[Mistake]:
+    if recipe.compress.to is None and recipe.compress.recover != RecoverSettings():
+        yield Mistake("compress.recover", "is for steps that are solved from a target (to); give it beside a step.")
     seen: set[str] = set()
     exported = False
     for place, step in enumerate(recipe.compress.steps):
@@ -43,14 +53,18 @@ def _order_mistakes(recipe: Recipe) -> Iterator[Mistake]:
                 name for name in catalog.table("compressor") if recipe.task in catalog.entry("compressor", name).tasks
             ]
             yield Mistake(where, f"{step.use} does not fit {recipe.task}. Fitting: {', '.join(fitting)}.")
-        if step.use in seen and not cuts(step):
+        if step.use in seen and not cuts(step) and step.use not in AFTER.get(step.use, EVERYTHING):
             yield Mistake(where, f"{step.use} stands twice; once is enough.")
         if kind.at == "model" and exported:
             yield Mistake(where, f"{step.use} works on the model and must stand before steps on the exported graph.")
-        if step.rounds > 1 and not cuts(step):
-            yield Mistake(f"{where}.rounds", f"is for steps that cut a share away; {step.use} is done at once.")
-        if kind.at == "export" and "weights" in seen:
-            yield Mistake(where, f"{step.use} quantizes what weights has quantized already. Leave one of them out.")
+        if step.rounds > 1 and (not cuts(step) or step.use == "low_rank" or not set(SHARES) & set(step.settings)):
+            yield Mistake(f"{where}.rounds", f"is for steps that cut a share away; {step.use} is done at once here.")
+        if kind.at == "export" and step.recover:
+            yield Mistake(f"{where}.recover", f"is for steps on the model; {step.use} works on the exported graph.")
+        for earlier in sorted(seen & AFTER.get(step.use, EVERYTHING)):
+            yield Mistake(
+                where, f"{step.use} cannot work on what {earlier} leaves. Put it before {earlier}, or leave it out."
+            )
         exported = exported or kind.at == "export"
         seen.add(step.use)
 
@@ -93,7 +107,7 @@ def student_config(recipe: Recipe, base: Path) -> Mapping[str, Any] | None:
         config = weights.model_config(found)
     except AttarError:  # a folder that is none is told of where the model is
         return None
-    count = own.layer_count
+    count = own.layer_count or (source.layer_count if own.from_teacher else None)
     return {**config, "num_hidden_layers": count} if count else config
 
 

@@ -132,7 +132,7 @@ class CompressSettings(Settings):
     to: Target | None = Field(None, description="what the bundle may cost; the steps are solved from it")
     recover: RecoverSettings = Field(RecoverSettings(), description="how the model recovers from solved steps")
     dense: bool = Field(
-        True, description="where steps cut or quantize, also train the next smaller model that was not, to compare"
+        True, description="where steps cut, also train the next smaller models that were not cut, to compare"
     )
 
     @model_validator(mode="before")

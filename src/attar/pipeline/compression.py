@@ -72,7 +72,7 @@ def _lesson(desk: Desk, recovery: RecoverSettings) -> Lesson:
             said, _ = across(said, (desk.inputs["teacher"].folder, student.folder), recipe)
         terms: Sequence[Term] = [(term.weight, term.use, term.settings) for term in recipe.distill.objective]
     else:
-        said = named = uncompressed(student.folder, task, student.key, recipe.writes)
+        said = named = uncompressed(student.folder, task, student.key, recipe.writes, recipe.device)
         terms = [(1.0, "forward_kl", {})]
     train, validation = (assets.with_targets(part, named) for part in splits(desk, False))
     return Lesson(task, train, validation, assets.objective_of(_told(terms)), said)

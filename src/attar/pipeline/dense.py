@@ -20,7 +20,7 @@ from attar.stages.export import export
 from attar.stages.measure import Contender, measure_files
 from attar.stages.solve import Wanted
 from attar.store.artifacts import make_key
-from attar.store.files import folder_bytes, remove
+from attar.store.files import folder_bytes, read_json, remove, write_json
 from attar.students import folder as students
 from attar.students.settings import ModelSettings
 
@@ -55,17 +55,17 @@ def train_dense(desk: Desk, origin: Callable[[ModelSettings], Origin], learn: Le
     for name, (at, dense) in _chosen(desk, origin).items():
         own = desk.work / name
         say(f"  dense, {at}: {dense.words}")
-        if not (made / name / "bundle" / "bundle.json").is_file():
+        curve = made / name / "history.json"
+        if not curve.is_file():
             card = learn(replace(desk, work=own, content=own / "model"), dense.settings, more)
             steps = _uncut(desk)
             _export(desk, own / "model", steps, own)
+            write_json(own / "done" / "history.json", card["history"])
             remove(made / name)
             made.mkdir(parents=True, exist_ok=True)
             (own / "done").rename(made / name)
-            history = card["history"]
-        else:
-            history = []
-        rows.append({"name": name, "at": at, "words": dense.words, "history": history})
+        rows.append({"name": name, "at": at, "words": dense.words, "expected": vars(dense.cost)})
+        rows[-1]["history"] = read_json(curve)
     remove(desk.content)
     made.mkdir(parents=True, exist_ok=True)
     made.rename(desk.content)
@@ -103,13 +103,15 @@ def _chosen(desk: Desk, origin: Callable[[ModelSettings], Origin]) -> dict[str, 
         work = desk.work / make_key(model=settings.model_dump(mode="json"))
         return dry_cost(origin(settings).make, recipe.task, steps, data, work)
 
-    few = data.validation.take(np.arange(min(TEXTS, len(data.validation))))
-    timed = measure_files([Contender("exported", "bundle", bundle)], recipe.task, few, TEXTS, WARMUP, 0)["exported"]
+    limit = desk.work / "limit.json"
+    if not limit.is_file():  # a time that is taken again in another try could choose another model
+        write_json(limit, {"bytes": folder_bytes(bundle), "p50": _p50(desk, bundle)})
+    asked = read_json(limit)
     stack = find_stack(students.load(desk.inputs["student"].folder).module)
     candidates = smaller(recipe.student, None if stack is None else len(stack[2]))
     found = {
-        "equal bytes": nearest(candidates, cost, Wanted(bytes=folder_bytes(bundle))),
-        "equal milliseconds": nearest(candidates, cost, Wanted(p50=timed["latency_ms"]["p50"])),
+        "equal bytes": nearest(candidates, cost, Wanted(bytes=asked["bytes"])),
+        "equal milliseconds": nearest(candidates, cost, Wanted(p50=asked["p50"])),
     }
     chosen: dict[str, tuple[str, Dense]] = {}
     for at, dense in found.items():
@@ -121,3 +123,12 @@ def _chosen(desk: Desk, origin: Callable[[ModelSettings], Origin]) -> dict[str, 
         else:
             chosen[same] = (f"{chosen[same][0]} and {at.removeprefix('equal ')}", dense)
     return chosen
+
+
+def _p50(desk: Desk, bundle: Path) -> float:
+    """Return the milliseconds of the compressed model's answers, timed as dense candidates are."""
+    found = desk.data().validation
+    few = found.take(np.arange(min(TEXTS, len(found))))
+    contender = Contender("exported", "bundle", bundle)
+    timed = measure_files([contender], desk.recipe.task, few, TEXTS, WARMUP, 0)["exported"]
+    return float(timed["latency_ms"]["p50"])

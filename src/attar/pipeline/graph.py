@@ -127,7 +127,7 @@ def build(recipe: Recipe, base: Path) -> dict[str, Stage]:
     heard = [f"record_{assistants[-1]}"] if assistants else []
     heard += _add_friendly(graph, {**origin, **_teaching(recipe)}, source, (*texts, *teacher))
     graph.add("student", "Distill the student", {**origin, **_teaching(recipe)}, *source, *heard)
-    compressing = _add_compression(graph, (*texts, *(heard or record), *(("teacher",) if recipe.writes else ())))
+    compressing = _add_compression(graph, (*texts, *record, *heard, *(("teacher",) if recipe.writes else ())))
     last = compressing[-1]
     raced = _add_student_prompt(graph, teacher, last)
     judge = ("record",) if raced and "validation" not in recipe.data.gold else ()

@@ -132,7 +132,10 @@ def plan(desk: Desk) -> dict[str, Any]:
     """Find the compression steps that meet the recipe's target."""
     own = desk.recipe.student
     if own.from_teacher:  # its shapes are those of the teacher's weights, trained or not
-        own = desk.recipe.teacher.model_copy(update={"layers": own.layers, "answers_by": own.answers_by})
+        whole = desk.recipe.teacher
+        layers = whole.layers if own.layers is None else own.layers
+        same = {"layers": layers, "answers_by": own.answers_by, "max_length": own.max_length}
+        own = whole.model_copy(update=same)
     return target.plan_steps(desk, _origin(desk, own, desk.data()))
 
 
@@ -380,7 +383,11 @@ def _learn(
         recipe.device,
     )
     facts |= {"matched": matched} if matched else {}
-    return facts if assistant or speaker is None else facts | _corrected(desk, found, speaker, title == STUDENT)
+    return (
+        facts
+        if assistant or speaker is None
+        else facts | _corrected(desk, found, speaker, title not in (CONTROL, BRIEF))
+    )
 
 
 def _shown(desk: Desk, features: frozenset[str]) -> Teacher:

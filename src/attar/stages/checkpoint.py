@@ -75,8 +75,10 @@ def save_checkpoint(
         _save(new / "optimizer.safetensors", _flatten(optimizer.state_dict()["state"]))
         write_json(new / "progress.json", asdict(progress))
         target = folder / f"step-{progress.step}"
-        remove(target)
-        os.replace(new, target)
+        if target.is_dir():  # of the same step, so the same: the only checkpoint is never taken away first
+            remove(new)
+        else:
+            os.replace(new, target)
         sync_folder(folder)
     for old in folder.glob("step-*"):
         if old != target:

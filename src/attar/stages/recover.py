@@ -90,7 +90,7 @@ def _step_seconds(lesson: Lesson, model: Model, settings: TrainSettings, device:
     return float(np.mean(spent[1:]))
 
 
-def uncompressed(folder: Path, lesson_task: Any, key: str, writes: bool) -> Teacher:
+def uncompressed(folder: Path, lesson_task: Any, key: str, writes: bool, device: str) -> Teacher:
     """Return a model as its own teacher: what it was before the first step.
 
     Args:
@@ -98,11 +98,13 @@ def uncompressed(folder: Path, lesson_task: Any, key: str, writes: bool) -> Teac
         lesson_task: turns examples into its rows.
         key: identity of the model.
         writes: its answer is a text.
+        device: ``auto``, ``cpu`` or ``cuda``.
     """
     from attar.teachers.classifier import ClassifierTeacher
     from attar.teachers.language_model import LanguageModelTeacher
 
     model = students.load(folder)
+    model.module.to(choose_device(device))
     if writes:
         return LanguageModelTeacher(model, lesson_task, key)
     return ClassifierTeacher(model, lesson_task, key)

@@ -61,6 +61,8 @@ def wrap(model: Model, settings: SoftSettings, values: torch.Tensor) -> Prompted
 
 def _check(model: Model, settings: SoftSettings) -> None:
     image = model.processor is None
+    if "quantized" in model.facts:
+        raise AttarError("A prompt cannot be trained on quantized weights yet. Train it on the model before that step.")
     if model.kind == "prompted":
         raise AttarError("The model has a trained prompt already. Train that one, or start from the model without it.")
     if image == (settings.kind in TEXT):

@@ -52,7 +52,7 @@ def fit(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 def _resize(part: Any, shape: torch.Size) -> None:
     """Set what a layer knows of its sizes to those of its weight."""
     if isinstance(part, torch.nn.Conv2d):
-        if part.groups == part.in_channels:  # one group a channel, however many channels there are
+        if part.groups > 1 and part.groups == part.in_channels:  # one group a channel, however many there are
             part.groups = shape[0] * part.in_channels // part.out_channels
         part.in_channels, part.out_channels = shape[1] * part.groups, shape[0]
     elif isinstance(part, torch.nn.Linear):

@@ -106,6 +106,11 @@ def test_depthwise_and_squeezed_networks_load_again(name: str, images: Callable[
     assert described == [str(part) for part in smaller.module.modules() if isinstance(part, torch.nn.Conv2d)]
 
 
+def test_a_network_of_gray_images_loads_again(images: Callable[..., Any], tmp_path: Path) -> None:
+    smaller, _ = _apply(_named("timm:test_resnet", (1, 32, 32)), images(8), macs=0.4, round_to=4)
+    _survives(smaller, tmp_path)  # a first convolution of one channel is no depthwise one
+
+
 @pytest.mark.parametrize("importance", ["magnitude", "taylor"])
 def test_a_channel_that_does_nothing_goes_first(
     net: Callable[..., Model], images: Callable[..., Any], importance: str

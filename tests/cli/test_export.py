@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from attar import api, cli
+from attar import api
 from attar.pipeline import generation
 from attar.store.lock import hold
 from attar.students import folder as students
@@ -20,20 +19,6 @@ from attar.tasks.writing import write
 
 Attar = Callable[..., tuple[int, str, str]]
 WORDS = ("warm", "soft", "red", "blue", "long")
-
-
-@pytest.fixture
-def attar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Attar:
-    """Return the command line, run in this process: status, stdout, stderr."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["attar", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from attar import api, cli
+from attar import api
 from attar.errors import AttarError
 from attar.exporters.bundle import CARD, Bundle
 from attar.stages.export import export_folder
@@ -20,20 +19,6 @@ from attar.tasks.writing import write
 TEXTS = ["a fine warm jacket", "the zip broke after one week", "größer als gedacht"]
 
 Attar = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def attar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Attar:
-    """Return the command line, run in this process: status, stdout, stderr."""
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["attar", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from attar.core.nouns import Model
 from attar.errors import AttarError
 from attar.exporters.bundle import Bundle
 from attar.exporters.executorch_session import executorch
-from attar.exporters.onnx import _logits_only, _quiet
+from attar.exporters.onnx import logits_only, quiet_exporter
 from attar.optional import lazy
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class ExecuTorchExporter:
         kernels = executorch("backends.xnnpack.partition.xnnpack_partitioner").XnnpackPartitioner
         inputs, shapes = _inputs(model)
         try:
-            with _quiet(), torch.no_grad():
-                traced = torch.export.export(_logits_only(model.module), inputs, dynamic_shapes=shapes)
+            with quiet_exporter(), torch.no_grad():
+                traced = torch.export.export(logits_only(model.module), inputs, dynamic_shapes=shapes)
                 program = lower(traced, partitioner=[kernels()]).to_executorch()
         except Exception as error:  # torch.export and ExecuTorch have no common class of errors
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -45,7 +45,7 @@ class OnnxExporter:
         """
         wrapped, inputs, shapes = _prepare(model)
         try:
-            with _quiet(), torch.no_grad():
+            with quiet_exporter(), torch.no_grad():
                 program = torch.onnx.export(
                     wrapped,
                     tuple(inputs.values()),
@@ -63,7 +63,7 @@ class OnnxExporter:
         _fold(program.model)
         name_weights(program.model.graph, wrapped)
         keep_sums(program.model.graph)
-        _strip(program.model)
+        strip_origins(program.model)
         program.save(str(path))
 
 
@@ -90,7 +90,7 @@ def _fold(graph: Any) -> None:
             del graph.graph.initializers[name]
 
 
-def _strip(graph: Any) -> None:
+def strip_origins(graph: Any) -> None:
     """Remove where each operation came from: stack traces, with this machine's paths, are most of a small graph."""
     for part in (graph.graph, *graph.functions.values()):
         for node in part.all_nodes():
@@ -106,7 +106,7 @@ def _prepare(model: Model) -> tuple[torch.nn.Module, dict[str, torch.Tensor], An
     batch = torch.export.Dim("batch")
     if model.processor is None:
         pixels = torch.zeros((2, *model.facts["shape"]))
-        return _logits_only(model.module), {"pixel_values": pixels}, ({0: batch},)
+        return logits_only(model.module), {"pixel_values": pixels}, ({0: batch},)
     for part in model.module.modules():  # a prompt's network holds the model that has attention
         if hasattr(part, "set_attn_implementation"):
             part.set_attn_implementation("eager")  # type: ignore[operator]
@@ -114,10 +114,16 @@ def _prepare(model: Model) -> tuple[torch.nn.Module, dict[str, torch.Tensor], An
     longest = None if "prompt" in model.facts else model.facts["max_length"]
     free = {0: batch, 1: torch.export.Dim("time", max=longest)}
     inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    return _logits_only(model.module), inputs, (free, free)
+    return logits_only(model.module), inputs, (free, free)
 
 
-def _logits_only(module: torch.nn.Module) -> torch.nn.Module:
+def logits_only(module: torch.nn.Module) -> torch.nn.Module:
+    """Return a network that takes its inputs by position and gives its logits alone.
+
+    Args:
+        module: a classifier of texts or images.
+    """
+
     class LogitsOnly(torch.nn.Module):
         """Call a network by position and return its logits alone."""
 
@@ -134,7 +140,7 @@ def _logits_only(module: torch.nn.Module) -> torch.nn.Module:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_exporter() -> Iterator[None]:
     """Silence the exporter's progress and warnings, which no user can act on."""
     chatty = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in chatty]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from attar.core.nouns import Model
 from attar.core.rows import score_shape
 from attar.errors import AttarError
-from attar.exporters.onnx import _quiet, _strip
+from attar.exporters.onnx import quiet_exporter, strip_origins
 from attar.exporters.onnx_fusions import fuse
 from attar.exporters.onnx_weights import quantize, write_graph
 from attar.optional import lazy
@@ -77,12 +77,12 @@ class OnnxGenerationExporter:
         network: Any = model.module.eval().float().cpu()
         _check(network.config)
         trace = _Trace()
-        with _attention(network, trace), _quiet(), torch.no_grad():
+        with _attention(network, trace), quiet_exporter(), torch.no_grad():
             network.base_model(input_ids=torch.ones((1, 2), dtype=torch.long), use_cache=False)
             _check_heads(trace.heads, network.config)
             program = _export(network, trace)
         fuse(program.model)
-        _strip(program.model)
+        strip_origins(program.model)
         if "quantized" in model.facts:
             quantize(program.model, model, self.accuracy_level)
         return program.model

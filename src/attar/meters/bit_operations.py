@@ -98,6 +98,7 @@ def of_model(model: Model, forward: Callable[[], Any]) -> list[Product]:
     found: list[Product] = []
 
     def count(module: Any, inputs: Any, output: Any) -> None:
+        """Note a layer's product."""
         weight = module.weight
         per_output = weight.numel() // weight.shape[0]
         own = weight.element_size() * 8

@@ -75,6 +75,7 @@ def convolution(channels: int, size: int, kind: Kind, int8: bool) -> tuple[bytes
     nodes, last = [], "x"
 
     def around(value: str) -> str:
+        """Put a value through a quantization and back, and return its new name."""
         for kind_of_node, ending in (("QuantizeLinear", "q"), ("DequantizeLinear", "d")):
             nodes.append(helper.make_node(kind_of_node, [value, "s", "z"], [f"{value}{ending}"]))
             value += ending

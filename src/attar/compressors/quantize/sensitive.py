@@ -157,6 +157,7 @@ def _agreement(source: Path, feeds: Sequence[Feed]) -> Callable[[Path], float]:
     before = [said.argmax(-1) for said in answers(source, feeds)]
 
     def judge(path: Path) -> float:
+        """Return the share of feeds on which a graph chooses what the float one does."""
         after = [said.argmax(-1) for said in answers(path, feeds)]
         return float(np.mean([bool((a == b).all()) for a, b in zip(before, after, strict=True)]))
 
